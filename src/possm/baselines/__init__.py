@@ -1,0 +1,1 @@
+"""The decoders a user would pick instead."""

@@ -1,0 +1,125 @@
+"""The doorway types: what the data rooms hand to a decoder, and what a decoder hands back.
+
+Arrays are numpy where a batch is made and torch where it is used (`Batch.to`), with the same
+names and shapes. This module imports neither, so that a live decoder can run without torch.
+Sizes: S sequences (windows, or one stream), C chunks in each, N tokens, Q queries, D dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    Array = np.ndarray | torch.Tensor | Any
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The inputs of S x C chunks, concatenated; no padding.
+
+    The tokens of chunk c of sequence s are rows ``offsets[s*C + c] : offsets[s*C + c + 1]``.
+    A chunk may be empty; the encoder then attends to its blank unit.
+    """
+
+    unit: Array
+    """(N,) int64: vocabulary row of the unit, 1 or more (row 0 is the blank unit)."""
+    time_s: Array
+    """(N,) float32: seconds since the start of the token's chunk."""
+    count: Array
+    """(N,) float32: multiplicity, above 0. A spike is 1; a bin of k spikes is one token of count k."""
+    offsets: Array
+    """(S*C + 1,) int64: first token of every chunk, and N at the end."""
+
+
+@dataclass(frozen=True)
+class Queries:
+    """The output times asked of one behavior, concatenated over the sequences."""
+
+    chunk: Array
+    """(Q,) int64: s*C + c, the newest chunk the answer may use."""
+    time_s: Array
+    """(Q,) float32: output time minus the END of that chunk."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the answers should be, in scaled units (mean 0, standard deviation 1)."""
+
+    values: Array
+    """(Q, D) float32."""
+    weights: Array
+    """(Q,) float32, 0 or more: the loss weight of each query."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One call of a decoder."""
+
+    tokens: Tokens
+    session: Array
+    """(S,) int64: vocabulary row of each sequence's session."""
+    num_chunks: int
+    """C, the same for all sequences."""
+    queries: Mapping[str, Queries]
+    """By behavior name."""
+    targets: Mapping[str, Targets] = field(default_factory=dict)
+    """By behavior name; empty when nothing is known (a live stream)."""
+
+    def to(self, convert: Callable[[Array], Array]) -> Batch:
+        """The same batch with every array passed through `convert` (to torch, to a device)."""
+        return replace(
+            self,
+            tokens=_map(self.tokens, convert),
+            session=convert(self.session),
+            queries={name: _map(value, convert) for name, value in self.queries.items()},
+            targets={name: _map(value, convert) for name, value in self.targets.items()},
+        )
+
+
+def _map(record: Any, convert: Callable[[Array], Array]) -> Any:
+    return replace(record, **{f.name: convert(getattr(record, f.name)) for f in fields(record)})
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything a decoder remembers between two calls, for S sequences at once.
+
+    A state is a value: a call takes one and returns a new one, so it can be saved, copied and resumed.
+    """
+
+    backbone: tuple[Array, ...]
+    """The backbone's own tensors; their meaning and shape are the backbone's."""
+    recent: Array
+    """(S, k - 1, hidden) float: the newest hidden states but for the next one, oldest first."""
+    seen: Array
+    """(S,) int64: how many chunks have been decoded, counted up to k - 1: the rows of `recent` that are real."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a live decoder says about one behavior after one chunk, in physical units."""
+
+    behavior: str
+    times_s: np.ndarray
+    """(Q,) float64: the times the values are about, on the stream's clock."""
+    values: np.ndarray
+    """(Q, D) float32, in the physical unit of the behavior."""
+    chunk: int
+    """Number of the newest chunk used; the first of the stream is 0."""
+    start_s: float
+    """Start of that chunk on the stream's clock."""
+    end_s: float
+    """End of that chunk: no spike at or after this time was used."""
+    spikes: int
+    """Spikes of that chunk that were used."""
+    late: int
+    """Spikes dropped because their chunk had already been decoded, since the stream began."""
+    unknown: int
+    """Spikes dropped because the decoder does not know their unit, since the stream began."""
+    compute_s: float
+    """Time the step took."""

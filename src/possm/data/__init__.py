@@ -1,0 +1,1 @@
+"""Time and files; knows no model."""

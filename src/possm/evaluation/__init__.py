@@ -1,0 +1,1 @@
+"""Honest scores and the report."""
