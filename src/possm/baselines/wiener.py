@@ -1,0 +1,290 @@
+"""The Wiener filter: ridge regression on the recent spike counts, the yardstick of every score.
+
+Protocol. Counts of the last bins, capped, z-scored with the mean and standard deviation of the training
+samples. Weights from the training split alone. Number of lags (and of bins in a lag) and ridge strength
+chosen on the validation split, the strength for each output by itself. No refit. Nothing of the test split
+is looked at before `Wiener.decode`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from possm.baselines.lags import Bins, bin_recording
+from possm.data.recording import Intervals, Recording
+from possm.errors import ConfigError, RecordingError
+
+STRENGTHS = tuple(10.0 ** (0.5 * power) for power in range(13))
+BLOCK = 4096  # samples whose history is laid out at a time
+MAX_INPUTS = 8192  # lags x units: the normal equations then take 0.5 GB, and minutes
+
+
+@dataclass(frozen=True, kw_only=True)
+class WienerConfig:
+    """Settings of `fit_wiener`. What is a tuple is a set of candidates, chosen from by validation R2."""
+
+    lags: tuple[int, ...] = (10, 20)
+    """Numbers of lags to try."""
+    strengths: tuple[float, ...] = STRENGTHS
+    """Ridge strengths to try, against z-scored inputs and the sum of squares over the training samples."""
+    cap_percentile: float | None = 99.5
+    """No count above this percentile of the unit's training bins (and 1); None caps nothing."""
+    bin_ms: float = 50.0
+    """Length of a bin where the recording has spike times; a binned recording keeps its own bins."""
+    widths: tuple[int, ...] = (1, 2, 4)
+    """Bins summed in a lag, where the recording has spike times; a binned recording takes 1."""
+    strict: bool = True
+    """Whether the value at time t is made from bins that end at or before t. Otherwise from the bins up to
+    the one that holds t, the convention of the paper."""
+
+    def __post_init__(self) -> None:
+        if not self.lags or min(self.lags) < 1 or not self.widths or min(self.widths) < 1:
+            raise ConfigError(
+                "lags and widths are counts of bins", got=(self.lags, self.widths), wanted=">= 1"
+            )
+        if not self.strengths or min(self.strengths) <= 0:
+            raise ConfigError("ridge strengths must be positive", got=self.strengths)
+        if self.cap_percentile is not None and not 0 < self.cap_percentile <= 100:
+            raise ConfigError("cap_percentile is out of range", got=self.cap_percentile, wanted="(0, 100]")
+        if not self.bin_ms > 0:
+            raise ConfigError("bin_ms must be positive", got=self.bin_ms)
+
+
+@dataclass(frozen=True, eq=False)
+class Wiener:
+    """A fitted Wiener filter for one behavior of one session."""
+
+    config: WienerConfig
+    session_id: str
+    behavior: str
+    unit_ids: tuple[str, ...]
+    bin_s: float
+    """Length of the bins it was fitted on."""
+    lags: int
+    """The number of lags chosen."""
+    width: int
+    """The number of bins in a lag chosen."""
+    strengths: np.ndarray
+    """(d,) the ridge strength chosen for each output."""
+    valid_r2: np.ndarray
+    """(d,) validation R2 of each output; optimistic, for the choices were made by it."""
+    ceiling: np.ndarray
+    """(units,) the highest count a bin may have; infinite without a cap."""
+    mean: np.ndarray
+    """(lags * units,) of the inputs over the training samples."""
+    weights: np.ndarray
+    """(lags * units, d) from the inputs, less their mean, to the outputs in physical units."""
+    offset: np.ndarray
+    """(d,) mean of the outputs over the training samples."""
+
+    def decode(
+        self, recording: Recording, intervals: Intervals | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Decode the behavior at its own sample times.
+
+        Args:
+            recording: The session it was fitted on, or another one of the same units.
+            intervals: Where to decode; everywhere in the domain if None. Samples outside the domain are
+                left out, samples without a measured value are not.
+
+        Returns:
+            Times (n,) float64 in seconds, and values (n, d) float64 in the unit of the behavior.
+
+        Raises:
+            RecordingError: The recording has other units or other bins.
+        """
+        if recording.unit_ids != self.unit_ids:
+            raise RecordingError(
+                "a Wiener filter decodes only the units it was fitted on",
+                about=recording.name,
+                got=f"{recording.num_units} units",
+                wanted=f"the {len(self.unit_ids)} units of {self.session_id}",
+            )
+        bins = bin_recording(recording, self.config.bin_ms)
+        if not np.isclose(bins.bin_s, self.bin_s, rtol=1e-6):
+            raise RecordingError(
+                "the bins have another length", about=recording.name, got=f"{bins.bin_s} s", wanted=self.bin_s
+            )
+        times_s = recording.behavior(self.behavior).times_s
+        times_s = times_s[_inside(times_s, recording, intervals)]
+        design = _Design(bins.capped(self.ceiling), self.lags, self.width, self.config.strict)
+        rows = [inputs @ self.weights for _, inputs in design.blocks(times_s, self.mean)]
+        return times_s, self.offset + (np.concatenate(rows) if rows else np.zeros((0, len(self.offset))))
+
+
+def fit_wiener(
+    recording: Recording,
+    behavior: str,
+    config: WienerConfig | None = None,
+    *,
+    selection: Intervals | None = None,
+) -> Wiener:
+    """Fit a Wiener filter on the split ``train``, choose its settings on the split ``valid``.
+
+    Args:
+        recording: With both splits.
+        behavior: Name of the signal to decode.
+        config: The defaults if None.
+        selection: Where inside the validation split to choose, such as the evaluation intervals.
+
+    Raises:
+        RecordingError: No such behavior or split, a split without one measured sample, or more inputs than
+            normal equations can take.
+    """
+    config = config or WienerConfig()
+    bins = bin_recording(recording, config.bin_ms)
+    widest = max(config.lags) * recording.num_units
+    if widest > MAX_INPUTS:
+        raise RecordingError(
+            "too many units for a Wiener filter",
+            about=recording.name,
+            got=f"{recording.num_units} units x {max(config.lags)} lags = {widest} inputs",
+            wanted=f"at most {MAX_INPUTS}",
+            fix="fewer lags, or a recording of fewer units",
+        )
+    train = _measured(recording, behavior, "train", None)
+    valid = _measured(recording, behavior, "valid", selection)
+    ceiling = _ceiling(bins, recording.split("train"), config.cap_percentile)
+    capped = bins.capped(ceiling)
+    widths = config.widths if bins.exact else (1,)
+    tried = [fit for width in widths for fit in _fits(capped, train, valid, width=width, config=config)]
+    best = max(tried, key=lambda fit: fit.valid_r2.mean())
+    return Wiener(
+        config=config,
+        session_id=recording.session_id,
+        behavior=behavior,
+        unit_ids=recording.unit_ids,
+        bin_s=bins.bin_s,
+        ceiling=ceiling,
+        offset=train[1].mean(axis=0),
+        **vars(best),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Fit:
+    """One candidate; fields as in `Wiener`."""
+
+    lags: int
+    width: int
+    strengths: np.ndarray
+    valid_r2: np.ndarray
+    mean: np.ndarray
+    weights: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class _Design:
+    """The inputs of a candidate, a block of samples at a time, so that hours of data fit in memory."""
+
+    bins: Bins
+    lags: int
+    width: int
+    strict: bool
+
+    def blocks(
+        self, times_s: np.ndarray, mean: np.ndarray | None = None
+    ) -> Iterator[tuple[slice, np.ndarray]]:
+        """The rows and the (rows, lags * units) inputs; less `mean`, and then 0 where there is no history."""
+        for begin in range(0, len(times_s), BLOCK):
+            rows = slice(begin, min(begin + BLOCK, len(times_s)))
+            inputs = self.bins.lagged(times_s[rows], lags=self.lags, width=self.width, strict=self.strict)
+            yield rows, inputs if mean is None else np.nan_to_num(inputs - mean)
+
+    def moments(self, times_s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of every input where there is history; a constant input gets 1."""
+        number = total = square = np.zeros(1)
+        for _, inputs in self.blocks(times_s):
+            number = number + np.isfinite(inputs).sum(axis=0)
+            total = total + np.nansum(inputs, axis=0)
+        mean = total / np.maximum(number, 1)
+        for _, inputs in self.blocks(times_s, mean):
+            square = square + np.square(inputs).sum(axis=0)
+        deviation = np.sqrt(square / np.maximum(number, 1))
+        return mean, np.where(deviation > 0, deviation, 1.0)
+
+
+def _fits(
+    bins: Bins,
+    train: tuple[np.ndarray, np.ndarray],
+    valid: tuple[np.ndarray, np.ndarray],
+    *,
+    width: int,
+    config: WienerConfig,
+) -> Iterator[_Fit]:
+    """The best fit of every number of lags: fewer lags are the leading block of the same normal equations."""
+    times_s, target = train
+    design = _Design(bins, max(config.lags), width, config.strict)
+    mean, scale = design.moments(times_s)
+    gram = np.zeros((len(mean), len(mean)))
+    cross = np.zeros((len(mean), target.shape[1]))
+    for rows, inputs in design.blocks(times_s, mean):
+        inputs /= scale
+        gram += inputs.T @ inputs
+        cross += inputs.T @ (target[rows] - target.mean(axis=0))
+    for lags in config.lags:
+        part = slice(0, lags * bins.values.shape[1])
+        path = _ridge_path(gram[part, part], cross[part], config.strengths) / scale[part, None, None]
+        r2 = _path_r2(_Design(bins, lags, width, config.strict), mean[part], path, target.mean(axis=0), valid)
+        best = r2.argmax(axis=0)
+        outputs = np.arange(len(best))
+        strengths = np.asarray(config.strengths)[best]
+        yield _Fit(lags, width, strengths, r2[best, outputs], mean[part], path[:, best, outputs])
+
+
+def _ridge_path(gram: np.ndarray, cross: np.ndarray, strengths: tuple[float, ...]) -> np.ndarray:
+    """(inputs, strengths, d) ridge weights. They are those of scikit-learn's `Ridge` (a test holds them
+    together), which would solve anew for each strength; one eigendecomposition serves all.
+    """
+    values, vectors = np.linalg.eigh(gram)
+    values = np.maximum(values, 0.0)  # a rank short of full shows as a negative rounding error
+    shrunk = (vectors.T @ cross)[:, None, :] / (values[:, None, None] + np.asarray(strengths)[None, :, None])
+    return np.tensordot(vectors, shrunk, axes=1)
+
+
+def _path_r2(
+    design: _Design,
+    mean: np.ndarray,
+    path: np.ndarray,
+    offset: np.ndarray,
+    valid: tuple[np.ndarray, np.ndarray],
+) -> np.ndarray:
+    """(strengths, d) validation R2 of every weight vector of the path; spread 1 if constant."""
+    times_s, target = valid
+    error = np.zeros(path.shape[1:])
+    for rows, inputs in design.blocks(times_s, mean):
+        decoded = np.tensordot(inputs, path, axes=1) + offset
+        error += np.square(decoded - target[rows, None, :]).sum(axis=0)
+    spread = np.square(target - target.mean(axis=0)).sum(axis=0)
+    return np.asarray(1.0 - error / np.where(spread > 0, spread, 1.0))
+
+
+def _ceiling(bins: Bins, train: Intervals, percentile: float | None) -> np.ndarray:
+    """(units,) cap of every unit; at least 1, for the percentile of a rarely firing unit is 0."""
+    if percentile is None:
+        return np.full(bins.values.shape[1], np.inf)
+    return np.maximum(np.percentile(bins.values[bins.inside(train)], percentile, axis=0), 1.0)
+
+
+def _inside(times_s: np.ndarray, recording: Recording, intervals: Intervals | None) -> np.ndarray:
+    mask = recording.domain.contains(times_s)
+    return mask if intervals is None else mask & intervals.contains(times_s)
+
+
+def _measured(
+    recording: Recording, behavior: str, split: str, within: Intervals | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Times (n,) and values (n, d) of the samples of a split that have a value in every dimension."""
+    signal = recording.behavior(behavior)
+    times_s, values = signal.times_s, np.asarray(signal.values[:], np.float64)
+    keep = _inside(times_s, recording, recording.split(split)) & np.isfinite(values).all(axis=1)
+    if within is not None:
+        keep &= within.contains(times_s)
+    if not keep.any():
+        raise RecordingError(
+            f"the {split} split has no sample of '{behavior}'", about=recording.name, got="0 samples"
+        )
+    return times_s[keep], values[keep]
