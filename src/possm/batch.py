@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
 
-    Array = np.ndarray | torch.Tensor | Any
+Array = Any
+"""numpy.ndarray or torch.Tensor."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class State:
     recent: Array
     """(S, k - 1, hidden) float: the newest hidden states but for the next one, oldest first."""
     seen: Array
-    """(S,) int64: how many chunks have been decoded, counted up to k - 1: the rows of `recent` that are real."""
+    """(S,) int64: chunks decoded so far, counted up to k - 1: how many rows of `recent` are real."""
 
 
 @dataclass(frozen=True)

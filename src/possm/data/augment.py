@@ -1,0 +1,49 @@
+"""Changes to the input that a good decoder should not mind, drawn anew for every window."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from possm.config import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """Augmentation of training windows; validation and streams see none."""
+
+    min_units_kept: float = 1.0
+    """Unit dropout: every window keeps a share of its units drawn uniformly from [this, 1]; 1 keeps all."""
+    token_dropout: float = 0.0
+    """Every spike is dropped with this probability (a bin of k spikes keeps a binomial number)."""
+
+    def __post_init__(self) -> None:
+        require(0 < self.min_units_kept <= 1, "min_units_kept", self.min_units_kept, "above 0, at most 1")
+        require(0 <= self.token_dropout < 1, "token_dropout", self.token_dropout, "0 or more, below 1")
+
+
+def augment_tokens(
+    unit: np.ndarray, count: np.ndarray, *, num_units: int, config: AugmentConfig, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which tokens stay, and their new counts.
+
+    Args:
+        unit: (N,) rows 0..num_units-1 of the recording's unit table.
+        count: (N,) float32 multiplicities.
+        num_units: Units of the recording.
+        config: What to do.
+        rng: Source of randomness.
+
+    Returns:
+        (N,) bool mask of kept tokens, and (N,) float32 counts.
+    """
+    keep = np.ones(len(unit), bool)
+    if config.min_units_kept < 1:
+        share = rng.uniform(config.min_units_kept, 1)
+        kept_units = rng.random(num_units) < share
+        keep &= kept_units[unit]
+    if config.token_dropout > 0:
+        count = rng.binomial(count.astype(np.int64), 1 - config.token_dropout).astype(np.float32)
+        keep &= count > 0
+    return keep, count

@@ -1,0 +1,111 @@
+"""Spikes -> numbered chunks: THE binning, for the loader and for the stream.
+
+Chunk i covers [origin + i * chunk_ms, origin + (i + 1) * chunk_ms): integers are the clock, and an edge is
+always computed from its number, so a chunk has the same edges whoever asks. A spike on an edge belongs to
+the later chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from possm.batch import Batch, Queries, Targets, Tokens
+
+EDGE_TOLERANCE_S = 1e-9
+"""An output time this much before a chunk ends counts as at its end: rounding of float64 seconds is below
+1e-11, and sample clocks that divide the chunk clock must not fall to either side by chance."""
+
+
+def chunk_edges_s(origin_s: float, *, first: int, count: int, chunk_ms: int) -> np.ndarray:
+    """The `count` + 1 edges of chunks `first`, `first` + 1, ...: float64 seconds."""
+    return origin_s + (first + np.arange(count + 1)) * chunk_ms / 1000
+
+
+def chunk_tokens(times_s: np.ndarray, unit: np.ndarray, count: np.ndarray, edges_s: np.ndarray) -> Tokens:
+    """Sort tokens into the chunks between `edges_s`; those outside are left out.
+
+    Args:
+        times_s: (N,) float64 absolute seconds, in any order.
+        unit: (N,) int64 vocabulary rows.
+        count: (N,) float32 multiplicities.
+        edges_s: (C + 1,) ascending.
+
+    Returns:
+        Tokens of one sequence of C chunks, numpy.
+    """
+    chunk = np.searchsorted(edges_s, times_s, side="right") - 1
+    order = np.lexsort((times_s, chunk)) if np.any(times_s[1:] < times_s[:-1]) else slice(None)
+    chunk, times_s, unit, count = chunk[order], times_s[order], unit[order], count[order]
+    num_chunks = len(edges_s) - 1
+    first, last = np.searchsorted(chunk, (0, num_chunks))
+    chunk = chunk[first:last]
+    offsets = np.searchsorted(chunk, np.arange(num_chunks + 1)).astype(np.int64)
+    within = (times_s[first:last] - edges_s[chunk]).astype(np.float32)
+    return Tokens(unit[first:last].astype(np.int64), within, count[first:last].astype(np.float32), offsets)
+
+
+def query_chunks(times_s: np.ndarray, edges_s: np.ndarray, *, lead_s: float) -> tuple[np.ndarray, np.ndarray]:
+    """Which chunk answers for each output time, and the time relative to that chunk's end.
+
+    The chunk [a, b) answers for times in [a + lead, b + lead).
+
+    Returns:
+        (Q,) int64 chunk numbers, counted from the first edge, outside 0..C-1 where no chunk answers, and
+        (Q,) float32 output time minus the end of that chunk.
+    """
+    chunk = np.searchsorted(edges_s, times_s - lead_s + EDGE_TOLERANCE_S, side="right") - 1
+    inside = np.clip(chunk, 0, len(edges_s) - 2)
+    return chunk.astype(np.int64), (times_s - edges_s[inside + 1]).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sequence on its way into a batch."""
+
+    tokens: Tokens
+    session: int
+    queries: Mapping[str, Queries]
+    """Chunk numbers count from this sequence's first chunk."""
+    targets: Mapping[str, Targets] = field(default_factory=dict)
+
+    @property
+    def num_chunks(self) -> int:
+        """C."""
+        return len(self.tokens.offsets) - 1
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Concatenate sequences of equal length into one ragged batch; the loader's and the stream's."""
+    num_chunks = samples[0].num_chunks
+    assert all(sample.num_chunks == num_chunks for sample in samples)
+    sizes = [len(sample.tokens.unit) for sample in samples]
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    offsets = [sample.tokens.offsets[:-1] + start for sample, start in zip(samples, starts, strict=False)]
+    return Batch(
+        tokens=Tokens(
+            np.concatenate([sample.tokens.unit for sample in samples]),
+            np.concatenate([sample.tokens.time_s for sample in samples]),
+            np.concatenate([sample.tokens.count for sample in samples]),
+            np.concatenate([*offsets, starts[-1:]]),
+        ),
+        session=np.array([sample.session for sample in samples], np.int64),
+        num_chunks=num_chunks,
+        queries={name: _join_queries(samples, name) for name in samples[0].queries},
+        targets={name: _join_targets(samples, name) for name in samples[0].targets},
+    )
+
+
+def _join_queries(samples: Sequence[Sample], name: str) -> Queries:
+    chunk = [sample.queries[name].chunk + i * sample.num_chunks for i, sample in enumerate(samples)]
+    return Queries(np.concatenate(chunk), np.concatenate([s.queries[name].time_s for s in samples]))
+
+
+def _join_targets(samples: Sequence[Sample], name: str) -> Targets:
+    targets = [sample.targets[name] for sample in samples]
+    return Targets(
+        np.concatenate([target.values for target in targets]),
+        np.concatenate([target.weights for target in targets]),
+    )

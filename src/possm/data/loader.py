@@ -1,0 +1,107 @@
+"""Slice + augment + chunk + collate: windows of recordings -> batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from possm.batch import Batch, Queries, Targets, Tokens
+from possm.data.augment import AugmentConfig, augment_tokens
+from possm.data.chunks import Sample, chunk_edges_s, chunk_tokens, collate, query_chunks
+from possm.data.recording import Recording
+from possm.data.scaling import Scaling
+from possm.data.vocabulary import Vocabulary
+from possm.data.windows import Window, random_windows
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleMaker:
+    """Cuts windows out of recordings the way a decoder wants them."""
+
+    recordings: Sequence[Recording]
+    vocabulary: Vocabulary
+    scaling: Mapping[str, Scaling]
+    """By behavior: what is asked, and how it is scaled."""
+    chunk_ms: int
+    lead_ms: int
+    interval_weights: Mapping[str, float] = field(default_factory=dict)
+    """Loss weight of samples inside a named interval; overlapping ones multiply, elsewhere it is 1."""
+    augment: AugmentConfig = AugmentConfig()
+
+    @cached_property
+    def rows(self) -> tuple[np.ndarray, ...]:
+        """Vocabulary rows of every recording's units, -1 where the vocabulary does not know one."""
+        return tuple(self.vocabulary.unit_rows(recording) for recording in self.recordings)
+
+    def edges_s(self, window: Window, num_chunks: int) -> np.ndarray:
+        """(C + 1,) float64: where the chunks of a window begin and end."""
+        return chunk_edges_s(window.start_s, first=0, count=num_chunks, chunk_ms=self.chunk_ms)
+
+    def sample(self, window: Window, *, num_chunks: int, rng: np.random.Generator | None = None) -> Sample:
+        """Tokens and targets of one window; with `rng`, augmented. Every behavior sample that a chunk of the
+        window answers for is asked; those with NaN are not."""
+        recording = self.recordings[window.recording]
+        edges_s = self.edges_s(window, num_chunks)
+        asked = {name: self._ask(recording, window, name, edges_s) for name in self.scaling}
+        return Sample(
+            self.tokens(window, edges_s, rng=rng),
+            self.vocabulary.session_row(recording.session_id),
+            {name: queries for name, (queries, _) in asked.items()},
+            {name: targets for name, (_, targets) in asked.items()},
+        )
+
+    def sample_at(self, window: Window, *, num_chunks: int, times_s: Mapping[str, np.ndarray]) -> Sample:
+        """Tokens of one window and the queries of given output times, all of which its chunks must answer."""
+        edges_s = self.edges_s(window, num_chunks)
+        lead_s = self.lead_ms / 1000
+        queries = {name: Queries(*query_chunks(t, edges_s, lead_s=lead_s)) for name, t in times_s.items()}
+        session = self.recordings[window.recording].session_id
+        return Sample(self.tokens(window, edges_s), self.vocabulary.session_row(session), queries)
+
+    def tokens(
+        self, window: Window, edges_s: np.ndarray, *, rng: np.random.Generator | None = None
+    ) -> Tokens:
+        """The tokens of a window; units that the vocabulary does not know are left out."""
+        recording, rows = self.recordings[window.recording], self.rows[window.recording]
+        times_s, unit, count = recording.tokens(window.start_s, min(edges_s[-1], window.limit_s))
+        keep = rows[unit] >= 0
+        if rng is not None:
+            kept, count = augment_tokens(
+                unit, count, num_units=recording.num_units, config=self.augment, rng=rng
+            )
+            keep &= kept
+        return chunk_tokens(times_s[keep], rows[unit[keep]], count[keep], edges_s)
+
+    def _ask(
+        self, recording: Recording, window: Window, behavior: str, edges_s: np.ndarray
+    ) -> tuple[Queries, Targets]:
+        lead_s = self.lead_ms / 1000
+        until_s = min(edges_s[-1] + lead_s, window.limit_s)
+        signal = recording.behavior(behavior).slice(window.start_s, until_s)
+        times_s, values = signal.times_s, np.asarray(signal.values)
+        chunk, relative_s = query_chunks(times_s, edges_s, lead_s=lead_s)
+        good = (chunk >= 0) & (chunk < len(edges_s) - 1) & np.isfinite(values).all(axis=1)
+        scaled = self.scaling[behavior].apply(values[good])
+        weights = self._weights(recording, times_s[good])
+        return Queries(chunk[good], relative_s[good]), Targets(scaled, weights)
+
+    def _weights(self, recording: Recording, times_s: np.ndarray) -> np.ndarray:
+        weights = np.ones(len(times_s), np.float32)
+        for name, weight in self.interval_weights.items():
+            if name in recording.intervals:
+                weights[recording.intervals[name].contains(times_s)] *= weight
+        return weights
+
+
+def training_batches(
+    maker: SampleMaker, *, window_s: float, batch_size: int, rng: np.random.Generator
+) -> Iterator[Batch]:
+    """One epoch of random, augmented windows of the train split, as numpy batches."""
+    num_chunks = max(1, round(window_s * 1000 / maker.chunk_ms))
+    windows = random_windows(maker.recordings, "train", num_chunks * maker.chunk_ms / 1000, rng)
+    for first in range(0, len(windows), batch_size):
+        part = windows[first : first + batch_size]
+        yield collate([maker.sample(window, num_chunks=num_chunks, rng=rng) for window in part])

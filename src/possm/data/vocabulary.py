@@ -1,0 +1,91 @@
+"""Names <-> rows: which row of the decoder's tables belongs to which unit and which session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from possm.data.recording import Recording
+from possm.errors import CheckpointError, ConfigError
+
+BLANK_UNIT = ""
+"""Name of unit row 0, the blank unit that stands in for an empty chunk."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The units and sessions a decoder knows. Unit row 0 is the blank unit."""
+
+    units: tuple[str, ...] = (BLANK_UNIT,)
+    """``session_id/unit_id`` by row."""
+    sessions: tuple[str, ...] = ()
+    """``session_id`` by row."""
+    subjects: dict[str, str] = field(default_factory=dict)
+    """Session -> subject, where known."""
+
+    @classmethod
+    def of(cls, recordings: Iterable[Recording]) -> Vocabulary:
+        """The vocabulary of these recordings."""
+        return cls().extend(recordings)
+
+    def extend(self, recordings: Iterable[Recording]) -> Vocabulary:
+        """This vocabulary and new rows for new sessions; known rows keep their place.
+
+        Raises:
+            ConfigError: Two recordings are of one session.
+        """
+        units, sessions, subjects = list(self.units), list(self.sessions), dict(self.subjects)
+        for recording in recordings:
+            if recording.session_id in sessions:
+                raise ConfigError(
+                    "two recordings are of the same session",
+                    about=recording.name,
+                    got=recording.session_id,
+                    fix="list every session once, or rename one of them",
+                )
+            sessions.append(recording.session_id)
+            units.extend(recording.global_unit_ids)
+            if recording.subject_id is not None:
+                subjects[recording.session_id] = recording.subject_id
+        return Vocabulary(tuple(units), tuple(sessions), subjects)
+
+    def session_row(self, session_id: str) -> int:
+        """Row of a session.
+
+        Raises:
+            CheckpointError: The decoder was never trained on it.
+        """
+        if session_id not in self._session_rows:
+            near = ", ".join(self.sessions[-5:])
+            raise CheckpointError(
+                "the decoder has never seen this session",
+                about=session_id,
+                got=f"a decoder of {len(self.sessions)} session(s): {near}",
+                fix="adapt it with calibration data of this session, or pass the session it was trained on",
+            )
+        return self._session_rows[session_id]
+
+    def unit_rows(self, recording: Recording) -> np.ndarray:
+        """(units,) int64: vocabulary row of every unit of a recording, -1 where unknown."""
+        return self.rows_of(recording.session_id, recording.unit_ids)
+
+    def rows_of(self, session_id: str, unit_ids: Iterable[str]) -> np.ndarray:
+        """(units,) int64: vocabulary rows of units of one session, -1 where unknown."""
+        rows = self._unit_rows
+        return np.array([rows.get(f"{session_id}/{unit}", -1) for unit in unit_ids], np.int64)
+
+    def units_of(self, session_id: str) -> tuple[str, ...]:
+        """The unit ids known for one session, in row order."""
+        prefix = f"{session_id}/"
+        return tuple(unit[len(prefix) :] for unit in self.units if unit.startswith(prefix))
+
+    @cached_property
+    def _unit_rows(self) -> dict[str, int]:
+        return {unit: row for row, unit in enumerate(self.units)}
+
+    @cached_property
+    def _session_rows(self) -> dict[str, int]:
+        return {session: row for row, session in enumerate(self.sessions)}

@@ -1,0 +1,97 @@
+"""Input cross-attention: the tokens of one chunk -> one latent (paper section 3.1, eq. 1).
+
+One learned latent per chunk, at the centre of the chunk, asks every token of the chunk. Its query is the
+same for all chunks, so what a unit answers depends on the unit and on the time within the chunk only:
+
+    score(u, t) = q . R(t - t_latent) k_u = a_u + sum_f b_uf cos(w_f (t - t_latent)) + c_uf sin(...)
+
+Everything with a matrix in it is therefore done once per unit (`UnitTables`); a spike costs a gather of
+1 + 2F coefficients, a gather of its value, and a rotation.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from possm.batch import Tokens
+from possm.model.layers import FeedForward
+from possm.model.ragged import gather_rows, segment_max, segment_sum
+from possm.model.rotary import Rotary, rotate
+from possm.model.tokens import BLANK, EMBEDDING_STD
+
+
+class UnitTables(NamedTuple):
+    """What every unit answers to the latent's query; made once, reused by every chunk."""
+
+    score: Tensor
+    """(units, 1 + 2F): a_u, then b_uf, then c_uf of the formula above."""
+    value: Tensor
+    """(units, head): unrotated values."""
+
+
+class Encoder(nn.Module):
+    """One latent per chunk.
+
+    Args:
+        width: Size of tokens and latents.
+        head_width: Size of the one attention head.
+        rotary: Its angles.
+        latent_time_s: Where in the chunk the latent sits: the centre.
+        dropout: Of the feed-forward block.
+    """
+
+    def __init__(
+        self, width: int, *, head_width: int, rotary: Rotary, latent_time_s: float, dropout: float
+    ) -> None:
+        super().__init__()
+        self.latent = nn.Parameter(torch.randn(1, width) * EMBEDDING_STD)
+        self.norm_latent = nn.LayerNorm(width)
+        self.norm_token = nn.LayerNorm(width)
+        self.to_query = nn.Linear(width, head_width, bias=False)
+        self.to_key_value = nn.Linear(width, 2 * head_width, bias=False)
+        self.to_out = nn.Linear(head_width, width)
+        self.feed_forward = FeedForward(width, dropout=dropout)
+        self.rotary = rotary
+        self.latent_time_s = latent_time_s
+
+    def tables(self, token: Tensor) -> UnitTables:
+        """Project every unit once: (units, width) -> tables."""
+        query = self.to_query(self.norm_latent(self.latent)) * self.to_query.out_features**-0.5
+        key, value = self.to_key_value(self.norm_token(token)).chunk(2, dim=-1)
+        pairs = len(self.rotary.omega)
+        q1, q2, q_still = query.split([pairs, pairs, query.shape[1] - 2 * pairs], dim=1)
+        k1, k2, k_still = key.split([pairs, pairs, key.shape[1] - 2 * pairs], dim=1)
+        constant = k_still @ q_still.T
+        return UnitTables(torch.cat([constant, q1 * k1 + q2 * k2, q2 * k1 - q1 * k2], dim=1), value)
+
+    def forward(self, tokens: Tokens, tables: UnitTables) -> Tensor:
+        """Tokens of G chunks -> latents (G, width)."""
+        attended = self.attend(tokens, tables)
+        return self.feed_forward(self.latent + self.to_out(attended))
+
+    def attend(self, tokens: Tokens, tables: UnitTables) -> Tensor:
+        """Softmax over the tokens of each chunk, a token of count k weighing as k tokens: (G, head)."""
+        sizes = tokens.offsets.diff()
+        segment = torch.repeat_interleave(sizes)
+        cos, sin = self.rotary(tokens.time_s - self.latent_time_s)
+        score = _score(gather_rows(tables.score, tokens.unit), cos, sin)
+        largest = segment_max(score, segment, len(sizes))
+        weight = tokens.count.to(score.dtype) * (score - largest[segment]).exp()
+        value = rotate(gather_rows(tables.value, tokens.unit), cos, sin) * weight.unsqueeze(1)
+        total = segment_sum(weight.unsqueeze(1), segment, tokens.offsets)
+        empty = (sizes == 0).unsqueeze(1)
+        mean = segment_sum(value, segment, tokens.offsets) / total.masked_fill(empty, 1.0)
+        return torch.where(empty, self._blank(tables), mean)
+
+    def _blank(self, tables: UnitTables) -> Tensor:
+        """An empty chunk is one blank token at its start: the softmax over it is 1."""
+        start = tables.value.new_tensor([-self.latent_time_s])
+        return rotate(tables.value[BLANK : BLANK + 1], *self.rotary(start))
+
+
+def _score(coefficients: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    constant, by_cos, by_sin = coefficients.split([1, cos.shape[1], sin.shape[1]], dim=1)
+    return constant.squeeze(1) + (by_cos * cos + by_sin * sin).sum(dim=1)
