@@ -38,7 +38,8 @@ class SampleMaker:
 
     def edges_s(self, window: Window, num_chunks: int) -> np.ndarray:
         """(C + 1,) float64: where the chunks of a window begin and end."""
-        return chunk_edges_s(window.start_s, first=0, count=num_chunks, chunk_ms=self.chunk_ms)
+        first = window.first_chunk
+        return chunk_edges_s(window.start_s, first=first, count=num_chunks, chunk_ms=self.chunk_ms)
 
     def sample(self, window: Window, *, num_chunks: int, rng: np.random.Generator | None = None) -> Sample:
         """Tokens and targets of one window; with `rng`, augmented. Every behavior sample that a chunk of the
@@ -66,7 +67,7 @@ class SampleMaker:
     ) -> Tokens:
         """The tokens of a window; units that the vocabulary does not know are left out."""
         recording, rows = self.recordings[window.recording], self.rows[window.recording]
-        times_s, unit, count = recording.tokens(window.start_s, min(edges_s[-1], window.limit_s))
+        times_s, unit, count = recording.tokens(edges_s[0], min(edges_s[-1], window.limit_s))
         keep = rows[unit] >= 0
         if rng is not None:
             kept, count = augment_tokens(
@@ -80,7 +81,7 @@ class SampleMaker:
     ) -> tuple[Queries, Targets]:
         lead_s = self.lead_ms / 1000
         until_s = min(edges_s[-1] + lead_s, window.limit_s)
-        signal = recording.behavior(behavior).slice(window.start_s, until_s)
+        signal = recording.behavior(behavior).slice(edges_s[0], until_s)
         times_s, values = signal.times_s, np.asarray(signal.values)
         chunk, relative_s = query_chunks(times_s, edges_s, lead_s=lead_s)
         good = (chunk >= 0) & (chunk < len(edges_s) - 1) & np.isfinite(values).all(axis=1)

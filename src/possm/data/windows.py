@@ -17,10 +17,12 @@ class Window:
     recording: int
     """Number of the recording among those of the loader."""
     start_s: float
-    """Start of the first chunk."""
+    """Start of chunk 0."""
     limit_s: float
     """End of the interval the window lies in: no spike and no target at or after it is used, also where the
     chunks run past it."""
+    first_chunk: int = 0
+    """Number of the window's first chunk, counted from `start_s`."""
 
 
 def random_windows(

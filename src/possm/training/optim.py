@@ -1,0 +1,65 @@
+"""Parameter groups, optimizer, learning-rate schedule, weight averaging."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from possm.config import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW with linear warm-up and cosine decay, and an average of the weights."""
+
+    learning_rate: float = 2e-3
+    """At its highest."""
+    weight_decay: float = 0.01
+    """Of matrices; embeddings, norms and biases are not decayed."""
+    warmup: float = 0.05
+    """Share of all steps over which the rate rises from 0."""
+    clip_norm: float = 1.0
+    """Largest norm of the gradient; above it the gradient is scaled down."""
+    ema: float = 0.99
+    """Decay of the running average of the weights, the ones validated and saved; 0 averages nothing."""
+
+    def __post_init__(self) -> None:
+        require(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
+        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
+        require(0 <= self.warmup < 1, "warmup", self.warmup, "0 or more, below 1")
+        require(self.clip_norm > 0, "clip_norm", self.clip_norm, "above 0")
+        require(0 <= self.ema < 1, "ema", self.ema, "0 or more, below 1")
+
+
+def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+    """AdamW over two groups: matrices, and everything else, which is not decayed."""
+    tables = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    trained = [p for p in model.parameters() if p.requires_grad]
+    decayed = [p for p in trained if p.ndim >= 2 and id(p) not in tables]
+    ids = {id(p) for p in decayed}
+    groups = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if id(p) not in ids], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate)
+
+
+def learning_rate(step: int, total_steps: int, config: OptimConfig) -> float:
+    """Rate of step 0, 1, ..., total_steps - 1: linear warm-up, then half a cosine to 0."""
+    warmup = max(1, round(config.warmup * total_steps))
+    if step < warmup:
+        return config.learning_rate * (step + 1) / warmup
+    done = (step - warmup) / max(1, total_steps - warmup)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, model: nn.Module, step: int, config: OptimConfig) -> None:
+    """Move the average towards the weights; early steps move it faster, so that the start is forgotten."""
+    decay = min(config.ema, (1 + step) / (10 + step))
+    pairs: zip[tuple[Tensor, Tensor]] = zip(average.parameters(), model.parameters(), strict=True)
+    for mean, weight in pairs:
+        mean.lerp_(weight, 1 - decay)

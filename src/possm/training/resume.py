@@ -1,0 +1,117 @@
+"""What an interrupted run needs to go on: tensors and JSON in one .safetensors file, no pickle."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from possm.data.files import atomic_path
+from possm.errors import CheckpointError, ConfigError
+
+FILE = "resume.safetensors"
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """A run as it was at its last validation."""
+
+    tensors: dict[str, Tensor]
+    progress: dict[str, Any]
+    """Counters and metrics, plain JSON."""
+
+    def restore(
+        self, *, model: nn.Module, average: nn.Module, best: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Put weights, optimizer moments and the random state of dropout back."""
+        for name, module in (("model", model), ("average", average), ("best", best)):
+            module.load_state_dict(_part(self.tensors, name))
+        _restore_optimizer(optimizer, _part(self.tensors, "optimizer"))
+        torch.set_rng_state(self.tensors["random.cpu"])
+        if "random.cuda" in self.tensors and torch.cuda.is_available():
+            torch.cuda.set_rng_state(self.tensors["random.cuda"])
+
+
+def save_run(
+    folder: Path,
+    settings: dict[str, Any],
+    progress: dict[str, Any],
+    *,
+    model: nn.Module,
+    average: nn.Module,
+    best: nn.Module,
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """Write the run; the previous one stays whole until this one is complete."""
+    tensors = {"random.cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        tensors["random.cuda"] = torch.cuda.get_rng_state()
+    for name, module in (("model", model), ("average", average), ("best", best)):
+        tensors |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
+    for index, moments in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(v) for key, v in moments.items()}
+    content = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    metadata = {"settings": json.dumps(settings), "progress": json.dumps(progress)}
+    with atomic_path(folder / FILE) as temporary:
+        temporary.write_bytes(save(content, metadata))
+
+
+def load_run(folder: Path, settings: dict[str, Any]) -> SavedRun | None:
+    """The interrupted run of a folder, or None.
+
+    Raises:
+        ConfigError: It was started with other settings.
+        CheckpointError: It cannot be read.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            "the interrupted run cannot be read", about=path, got=error, fix="delete it to start again"
+        ) from error
+    theirs, ours = json.loads(metadata["settings"]), json.loads(json.dumps(settings))
+    if theirs != ours:
+        raise ConfigError(
+            "the folder holds a run with other settings",
+            about=folder,
+            got=_differences(theirs, ours),
+            fix="use the same settings to go on with it, or another --out folder",
+        )
+    return SavedRun(tensors, json.loads(metadata["progress"]))
+
+
+def _differences(theirs: dict[str, Any], ours: dict[str, Any], prefix: str = "") -> str:
+    lines = []
+    for key in sorted(theirs.keys() | ours.keys()):
+        left, right = theirs.get(key), ours.get(key)
+        if isinstance(left, dict) and isinstance(right, dict):
+            if left != right:
+                lines.append(_differences(left, right, f"{prefix}{key}."))
+        elif left != right:
+            lines.append(f"{prefix}{key} was {left}, now {right}")
+    return "; ".join(lines)
+
+
+def _part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    prefix = f"{name}."
+    return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, moments: dict[str, Tensor]) -> None:
+    state = optimizer.state_dict()
+    state["state"] = {}
+    for key, value in moments.items():
+        index, name = key.split(".", 1)
+        state["state"].setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict(state)
