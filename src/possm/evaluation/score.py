@@ -35,7 +35,7 @@ class Decoded:
     """(n, D) in physical units."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Score:
     """One row of scores.json."""
 
@@ -45,12 +45,12 @@ class Score:
     r2: float
     """Uniform mean over dimensions."""
     r2_per_dimension: list[float]
-    r2_wiener: float | None
-    """Of a Wiener filter on the same samples; None if it was not asked for or could not be fitted."""
     seconds: float
     """Length of the scored stretches."""
     chunks: int
     """Chunks in them."""
+    r2_wiener: float | None = None
+    """Of a Wiener filter on the same samples; None if it was not asked for or could not be fitted."""
 
     def to_json(self) -> dict[str, object]:
         """The row."""
@@ -118,14 +118,13 @@ def evaluate(
         seconds = scored.total_s
         scores.append(
             Score(
-                recording.session_id,
-                name,
-                split,
-                float(np.mean(each)),
-                [float(value) for value in each],
-                None,
-                seconds,
-                round(seconds / decoder.config.chunk_s),
+                session=recording.session_id,
+                behavior=name,
+                split=split,
+                r2=float(np.mean(each)),
+                r2_per_dimension=[float(value) for value in each],
+                seconds=seconds,
+                chunks=round(seconds / decoder.config.chunk_s),
             )
         )
     return scores, kept

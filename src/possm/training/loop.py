@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 class TrainConfig:
     """One run. The defaults are those of the study in docs/training.md."""
 
-    behaviors: tuple[str, ...]
+    behavior: tuple[str, ...]
     """Names of the signals to decode, such as "cursor.vel"."""
     decoder: PossmConfig = PossmConfig()
     """Architecture; its behaviors are filled in from the recordings."""
@@ -77,7 +77,7 @@ class TrainConfig:
     """"float32", "bf16", or "auto": bf16 on CUDA."""
 
     def __post_init__(self) -> None:
-        require(len(self.behaviors) > 0, "behaviors", self.behaviors, "one or more names")
+        require(len(self.behavior) > 0, "behavior", self.behavior, "one or more names")
         require(self.window_s > 0, "window_s", self.window_s, "above 0")
         for name in ("batch_size", "epochs", "valid_every"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
@@ -146,7 +146,7 @@ class _Run:
         self.recordings, self.out = recordings, out
         self.config = replace(config, decoder=_with_behaviors(config, recordings))
         self.vocabulary = Vocabulary.of(recordings)
-        self.scaling = {name: Scaling.fit(recordings, name) for name in config.behaviors}
+        self.scaling = {name: Scaling.fit(recordings, name) for name in config.behavior}
         self.device = _device(config.device)
         torch.manual_seed(config.seed)
         sizes = {"num_units": len(self.vocabulary.units), "num_sessions": len(self.vocabulary.sessions)}
@@ -325,13 +325,27 @@ def _with_behaviors(config: TrainConfig, recordings: Sequence[Recording]) -> Pos
     """The architecture, with the sizes of the behaviors as they are in the recordings."""
     if not recordings:
         raise ConfigError("there is no recording to train on")
+    for recording in recordings:
+        _check_bins(recording, config.decoder.chunk_ms)
     behaviors = {}
-    for name in config.behaviors:
+    for name in config.behavior:
         sizes = {recording.behavior(name).num_dimensions for recording in recordings}
         if len(sizes) > 1:
             raise ConfigError(f"behavior {name!r} differs in size between recordings", got=sorted(sizes))
         behaviors[name] = BehaviorConfig(num_dimensions=sizes.pop())
     return replace(config.decoder, behaviors=behaviors)
+
+
+def _check_bins(recording: Recording, chunk_ms: int) -> None:
+    """Chunks shorter than bins would be empty every now and then, and know nothing of the bin in progress."""
+    if recording.binned is not None and chunk_ms * recording.binned.rate_hz < 1000 * (1 - 1e-6):
+        bin_ms = 1000 / recording.binned.rate_hz
+        raise ConfigError(
+            "the recording has bins longer than a chunk",
+            about=recording.name,
+            got=f"bins of {bin_ms:g} ms, chunks of {chunk_ms} ms",
+            fix=f"--chunk-ms {bin_ms:.0f}",
+        )
 
 
 def _device(name: str) -> torch.device:

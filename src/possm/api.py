@@ -1,0 +1,51 @@
+"""The Python door, as cli.py is the door of the shell: a decoder with its verbs."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from possm import checkpoint
+from possm.data.recording import Intervals, Recording
+from possm.evaluation.assess import Assessment, assess
+from possm.evaluation.score import Decoded, decode
+from possm.streaming.live import LiveDecoder
+
+
+class Decoder(checkpoint.Decoder):
+    """A trained decoder: `decode` and `evaluate` recordings, or go `live`."""
+
+    def live(self, **settings: Any) -> LiveDecoder:
+        """A stream of this decoder; see `LiveDecoder` for the settings, such as `session`."""
+        return LiveDecoder(self, **settings)
+
+    def decode(
+        self,
+        recording: Recording,
+        intervals: Intervals | None = None,
+        *,
+        times_s: dict[str, np.ndarray] | None = None,
+    ) -> dict[str, Decoded]:
+        """Decode a recording: everywhere in its domain, or in some intervals; at the behavior's own sample
+        times, or at given ones."""
+        return decode(self, recording, recording.domain if intervals is None else intervals, times_s=times_s)
+
+    def evaluate(self, recording: Recording, *, split: str = "test", within: str | None = None) -> Assessment:
+        """Score it on one split of a recording, beside a Wiener filter."""
+        return assess(self, [recording], split=split, within=within)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it to a .safetensors file."""
+        checkpoint.save_decoder(self, path)
+
+
+def load_decoder(path: str | os.PathLike[str], *, device: str = "cpu") -> Decoder:
+    """Read a decoder from a .safetensors file.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, foreign, or of another version.
+    """
+    loaded = checkpoint.load_decoder(path, device=device)
+    return Decoder(loaded.model, loaded.vocabulary, loaded.scaling, loaded.provenance)

@@ -1,0 +1,338 @@
+"""The command line: one function per subcommand; nothing else knows it exists.
+
+`possm --help` must answer at once, so this module imports only the standard library; each subcommand
+imports what it needs. Annotations are read at run time (they become options), hence no
+`from __future__ import annotations` here.
+"""
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from possm import __version__
+from possm.errors import ConfigError, PossmError
+
+if TYPE_CHECKING:
+    from possm.training.loop import Progress
+
+USAGE_ERROR = 2
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line; returns the exit status: 0, 2 on an error of the user, 130 on Ctrl-C."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    given = [word for word in given if word != "--debug"]
+    if not given or given[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if given[0] == "--version":
+        print(f"possm {__version__}")
+        return 0
+    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(message)s")
+    try:
+        _run(given[0], given[1:])
+    except PossmError as error:
+        if debug:
+            raise
+        print(f"possm: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    except KeyboardInterrupt:
+        print("\npossm: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def _run(name: str, arguments: list[str]) -> None:
+    import difflib
+
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, 1)
+        fix = f"did you mean `possm {near[0]}`?" if near else "`possm --help` lists the commands"
+        raise ConfigError(f"there is no command {name!r}", fix=fix)
+    import tyro
+
+    command = COMMANDS[name]()
+    tyro.cli(command, prog=f"possm {name}", args=arguments, config=(tyro.conf.OmitArgPrefixes,))
+
+
+def _overview() -> str:
+    lines = ["usage: possm COMMAND [OPTIONS]", "", "From a recording of spikes to a live decoder.", ""]
+    for name, make in COMMANDS.items():
+        lines.append(f"  {name:<10} {(make.__doc__ or '').splitlines()[0]}")
+    lines += ["", "`possm COMMAND --help` lists the options of one; --debug shows where an error came from."]
+    return "\n".join(lines)
+
+
+def _demo() -> Callable[..., None]:
+    """Simulate, train, score and stream, with no data of your own; ends with a report."""
+
+    def demo(*, out: Path = Path("possm-demo"), seed: int = 0) -> None:
+        """Simulate a recording, train a decoder on it, score it held out, stream it, and write a report.
+
+        Args:
+            out: Folder for everything it makes.
+            seed: Of the simulation and the training.
+        """
+        from possm.demo import run_demo
+
+        print(run_demo(out, seed=seed, progress=_progress_bar(), say=print).text())
+
+    return demo
+
+
+def _simulate() -> Callable[..., None]:
+    """Write recordings of a simulated motor cortex."""
+    from tyro.conf import arg
+
+    from possm.data.simulate import SimulationConfig
+
+    def simulate(
+        config: SimulationConfig,
+        *,
+        out: Path,
+        num_sessions: Annotated[int, arg(name="sessions")] = 1,
+        num_subjects: Annotated[int, arg(name="subjects")] = 1,
+        seed: int = 0,
+    ) -> None:
+        """Write recordings of a simulated motor cortex, one file a session.
+
+        Args:
+            config: What to simulate.
+            out: Folder for the files.
+            num_sessions: Sessions in all, divided over the subjects.
+            num_subjects: Subjects, who share the movement code but not the tuning of their units.
+            seed: The same seed gives the same recordings.
+        """
+        from possm.data.formats.hdf5 import write_hdf5
+        from possm.data.simulate import simulate_dataset
+
+        dataset = simulate_dataset(config, num_subjects=num_subjects, num_sessions=num_sessions, seed=seed)
+        for recording in dataset:
+            path = out / f"{recording.session_id}.h5"
+            write_hdf5(recording, path)
+            print(f"{path}: {recording!r}")
+
+    return simulate
+
+
+def _prepare() -> Callable[..., None]:
+    """Turn a recording of another format into a native file, and say what was found and dropped."""
+    from tyro.conf import Positional, arg
+
+    def prepare(
+        recording: Positional[Path],
+        *,
+        out: Path,
+        map_name: Annotated[str, arg(name="map")],
+    ) -> None:
+        """Turn a MATLAB recording into a native file with a train, valid and test split.
+
+        Args:
+            recording: The file to read.
+            out: The .h5 file to write.
+            map_name: A shipped map (limblab-binned, contdata95, place-cells, ...) or the path of a TOML file
+                that says which field is what; docs/formats.md tells how to write one.
+        """
+        from possm.data.quality import prepare as prepare_recording
+
+        print(prepare_recording(recording, map_name=map_name, out=out).text())
+
+    return prepare
+
+
+def _inspect() -> Callable[..., None]:
+    """Say what is in a recording."""
+    from tyro.conf import Positional
+
+    def inspect(recordings: Positional[tuple[Path, ...]]) -> None:
+        """Say what is in recordings: units, rates, behaviors, intervals, splits, and what looks wrong.
+
+        Args:
+            recordings: Native files.
+        """
+        from possm.data.quality import inspect as describe
+
+        for path in _some(recordings):
+            print(describe(path))
+
+    return inspect
+
+
+def _train() -> Callable[..., None]:
+    """Train a decoder on recordings."""
+    from tyro.conf import Positional
+
+    from possm.training.loop import TrainConfig
+
+    def train(recordings: Positional[tuple[Path, ...]], config: TrainConfig, *, out: Path) -> None:
+        """Train a decoder on the train split of recordings; one that was interrupted goes on.
+
+        Args:
+            recordings: Native files.
+            config: The run.
+            out: Folder of the run: decoder.safetensors, metrics.jsonl, summary.json.
+        """
+        from possm.data.formats import load_recording
+        from possm.training.loop import train as run_training
+
+        loaded = [load_recording(path).load() for path in _some(recordings)]
+        try:
+            result = run_training(loaded, config, out, progress=_progress_bar())
+        except KeyboardInterrupt:
+            print(f"\ninterrupted; the same command goes on from the last validation in {out}")
+            raise
+        for name, value in result.summary.items():
+            print(f"{name:<16} {value:.4g}")
+        print(f"decoder          {result.path}")
+
+    return train
+
+
+def _evaluate() -> Callable[..., None]:
+    """Score a decoder on held-out data, beside a Wiener filter; writes scores.json and report.html."""
+    from tyro.conf import Positional
+
+    def evaluate(
+        decoder: Positional[Path],
+        recordings: Positional[tuple[Path, ...]],
+        *,
+        out: Path,
+        split: str = "test",
+        within: str | None = None,
+        warmup_s: float = 5.0,
+        wiener: bool = True,
+    ) -> None:
+        """Decode a split causally, chunk by chunk, and score it beside a Wiener filter.
+
+        Args:
+            decoder: A .safetensors file.
+            recordings: Native files of sessions the decoder knows.
+            out: Folder for scores.json and report.html.
+            split: "train", "valid" or "test".
+            within: Name of evaluation intervals, such as movement_phases.reach_period; only samples in
+                them count.
+            warmup_s: Decode from this much before a stretch; 0 starts each with an empty state.
+            wiener: Fit a Wiener filter on the same split to compare with.
+        """
+        from possm.checkpoint import load_decoder
+        from possm.data.formats import load_recording
+        from possm.evaluation.assess import assess, write_assessment
+
+        loaded = load_decoder(decoder)
+        opened = [load_recording(path).load() for path in _some(recordings)]
+        result = assess(loaded, opened, split=split, within=within, warmup_s=warmup_s, wiener=wiener)
+        facts = {"file": str(decoder), "within": within or f"the whole {split} split"}
+        report = write_assessment(
+            result,
+            out,
+            decoder=loaded,
+            recording=opened[0],
+            training=_metrics(decoder.parent / "metrics.jsonl"),
+            provenance=facts,
+        )
+        causal = loaded.config.strictly_causal
+        print(result.table())
+        print("strictly causal: the value at t from spikes before t" if causal else "the paper's convention")
+        for warning in result.warnings:
+            print(f"warning: {warning}")
+        print(f"report: {report}")
+
+    return evaluate
+
+
+def _stream() -> Callable[..., None]:
+    """Run a decoder live: from a source to a sink."""
+    from tyro.conf import Positional
+
+    def stream(
+        decoder: Positional[Path],
+        *,
+        source: str,
+        sink: str,
+        session: str | None = None,
+        deadline_ms: float = 10.0,
+    ) -> None:
+        """Run a decoder on a stream of spikes.
+
+        Args:
+            decoder: A .safetensors file.
+            source: Where spikes come from, such as replay:recording.h5 or replay:recording.h5?speed=1.
+            sink: Where predictions go, such as csv:out.csv.
+            session: The session to decode as; may be left out if the decoder knows one only.
+            deadline_ms: A step that takes longer counts as missed.
+        """
+        from possm.checkpoint import load_decoder
+        from possm.streaming.links import open_sink, open_source
+        from possm.streaming.live import LiveDecoder
+        from possm.streaming.run import run_stream
+        from possm.streaming.watch import Watch
+
+        loaded = load_decoder(decoder)
+        live = LiveDecoder(loaded, session=session)
+        print(run_stream(live, open_source(source), open_sink(sink), Watch(deadline_ms=deadline_ms)).text())
+
+    return stream
+
+
+COMMANDS: dict[str, Callable[[], Callable[..., None]]] = {
+    "demo": _demo,
+    "simulate": _simulate,
+    "prepare": _prepare,
+    "inspect": _inspect,
+    "train": _train,
+    "evaluate": _evaluate,
+    "stream": _stream,
+}
+"""Makers of the subcommands: each imports what its options need and returns the function that runs."""
+
+
+def _some(paths: tuple[Path, ...]) -> tuple[Path, ...]:
+    if not paths:
+        raise ConfigError("no recording given", wanted="one or more files")
+    return paths
+
+
+def _metrics(path: Path) -> list[dict[str, Any]]:
+    """The training curve beside a decoder, if its run folder is still there."""
+    import json
+
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def _progress_bar() -> "Callable[[Progress], None]":
+    """A bar on a terminal; elsewhere one line per validation."""
+    from tqdm import tqdm
+
+    if not sys.stderr.isatty():
+        return _progress_lines
+    bar: tqdm = tqdm(unit="step", leave=False)
+
+    def show(progress: "Progress") -> None:
+        bar.total = progress.total_steps
+        bar.n = progress.step
+        if progress.valid_r2 is not None:
+            bar.set_description(f"epoch {progress.epoch}/{progress.epochs} valid R2 {progress.valid_r2:.3f}")
+        bar.set_postfix_str(f"loss {progress.loss:.3f}", refresh=False)
+        bar.update(0)
+        if progress.step == progress.total_steps and progress.valid_r2 is not None:
+            bar.close()
+
+    return show
+
+
+def _progress_lines(progress: "Progress") -> None:
+    if progress.valid_r2 is not None:
+        print(
+            f"epoch {progress.epoch}/{progress.epochs}  loss {progress.loss:.3f}  "
+            f"valid R2 {progress.valid_r2:.3f}  {progress.eta_s:.0f} s to go",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
