@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from possm.batch import Tokens
+from possm.model.attend import TokenTimes, attend
 from possm.model.layers import FeedForward
-from possm.model.ragged import gather_rows, segment_max, segment_sum
 from possm.model.rotary import Rotary, rotate
 from possm.model.tokens import BLANK, EMBEDDING_STD
 
@@ -74,24 +74,14 @@ class Encoder(nn.Module):
 
     def attend(self, tokens: Tokens, tables: UnitTables) -> Tensor:
         """Softmax over the tokens of each chunk, a token of count k weighing as k tokens: (G, head)."""
-        sizes = tokens.offsets.diff()
-        segment = torch.repeat_interleave(sizes)
-        cos, sin = self.rotary(tokens.time_s - self.latent_time_s)
-        score = _score(gather_rows(tables.score, tokens.unit), cos, sin)
-        largest = segment_max(score, segment, len(sizes))
-        weight = tokens.count.to(score.dtype) * (score - largest[segment]).exp()
-        value = rotate(gather_rows(tables.value, tokens.unit), cos, sin) * weight.unsqueeze(1)
-        total = segment_sum(weight.unsqueeze(1), segment, tokens.offsets)
-        empty = (sizes == 0).unsqueeze(1)
-        mean = segment_sum(value, segment, tokens.offsets) / total.masked_fill(empty, 1.0)
-        return torch.where(empty, self._blank(tables), mean)
+        dtype = tables.value.dtype
+        time_s = tokens.time_s.to(dtype) - self.latent_time_s
+        times = TokenTimes(tokens.unit, time_s, tokens.count.to(dtype), tokens.offsets)
+        attended = attend(tables.score, tables.value, self.rotary.omega, times)
+        empty = (tokens.offsets.diff() == 0).unsqueeze(1)
+        return torch.where(empty, self._blank(tables), attended)
 
     def _blank(self, tables: UnitTables) -> Tensor:
         """An empty chunk is one blank token at its start: the softmax over it is 1."""
         start = tables.value.new_tensor([-self.latent_time_s])
         return rotate(tables.value[BLANK : BLANK + 1], *self.rotary(start))
-
-
-def _score(coefficients: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    constant, by_cos, by_sin = coefficients.split([1, cos.shape[1], sin.shape[1]], dim=1)
-    return constant.squeeze(1) + (by_cos * cos + by_sin * sin).sum(dim=1)
