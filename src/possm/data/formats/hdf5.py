@@ -25,6 +25,7 @@ __all__ = ["read_hdf5", "write_hdf5"]
 
 logger = logging.getLogger(__name__)
 
+RATE_TOLERANCE = 0.01
 KEPT_ELSEWHERE = {"spikes", "units", "counts"}
 
 
@@ -166,11 +167,26 @@ def _binned(file: h5py.File) -> Binned | None:
     if "counts" not in file:
         return None
     group = file["counts"]
-    return Binned(group["counts"], start_s=_start(group), rate_hz=float(group.attrs["sampling_rate"]))
+    start_s, rate_hz = _clock(group, len(group["counts"]))
+    return Binned(group["counts"], start_s=start_s, rate_hz=rate_hz)
 
 
-def _start(group: h5py.Group) -> float:
-    return float(group["domain"]["start"][0]) if "domain" in group else 0.0
+def _clock(group: h5py.Group, rows: int) -> tuple[float, float]:
+    """Start and rate of a regular series, whose domain must be as long as its rows take."""
+    rate_hz = float(group.attrs["sampling_rate"])
+    if "domain" not in group:
+        return 0.0, rate_hz
+    start_s, end_s = float(group["domain"]["start"][0]), float(group["domain"]["end"][-1])
+    by_rate_s = rows / rate_hz
+    # some writers let the domain end with the last sample, others a step later
+    if abs(end_s - start_s - by_rate_s) > max(RATE_TOLERANCE * by_rate_s, 2 / rate_hz):
+        raise RecordingError(
+            f"the sampling rate of '{group.name[1:]}' is off",
+            about=group.file.filename,
+            got=f"{rows} rows at {rate_hz:g} Hz, which take {by_rate_s:.3f} s",
+            wanted=f"{end_s - start_s:.3f} s, the length of its domain",
+        )
+    return start_s, rate_hz
 
 
 def _signals(file: h5py.File) -> Iterator[tuple[str, Signal]]:
@@ -187,8 +203,8 @@ def _signals(file: h5py.File) -> Iterator[tuple[str, Signal]]:
             if kind == "IrregularTimeSeries":
                 yield f"{prefix}.{name}", Signal(values, timestamps_s=group["timestamps"], unit=unit)
             else:
-                rate_hz = float(group.attrs["sampling_rate"])
-                yield f"{prefix}.{name}", Signal(values, start_s=_start(group), rate_hz=rate_hz, unit=unit)
+                start_s, rate_hz = _clock(group, len(values))
+                yield f"{prefix}.{name}", Signal(values, start_s=start_s, rate_hz=rate_hz, unit=unit)
 
 
 def _is_signal(name: str, dataset: object) -> bool:
@@ -204,6 +220,9 @@ class Column:
         self.dataset = dataset
         self.shape = (*dataset.shape, 1)
         self.dtype = dataset.dtype
+
+    def __len__(self) -> int:
+        return int(self.shape[0])
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         return np.asarray(self.dataset[rows])[:, None]
