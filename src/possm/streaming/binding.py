@@ -1,0 +1,122 @@
+"""A decoder bound to one stream: which session, which behaviors, and which row each of its units is."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from possm.batch import Batch, Queries
+from possm.data.chunks import Sample, chunk_tokens, collate
+from possm.errors import StreamError
+from possm.streaming.engines import Engine, StreamSpec, open_engine
+from possm.streaming.inbox import Spikes
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Binding:
+    """What a stream uses of a decoder."""
+
+    engine: Engine
+    session_id: str
+    behaviors: tuple[str, ...]
+    """What is decoded, in this order."""
+    unit_ids: tuple[str, ...]
+    """The stream's units."""
+    rows: np.ndarray
+    """(units,) int64: their vocabulary rows, -1 where the decoder does not know one."""
+
+    @property
+    def spec(self) -> StreamSpec:
+        """What is known of the decoder."""
+        return self.engine.spec
+
+    @property
+    def known(self) -> np.ndarray:
+        """(units,) bool: which of the stream's units the decoder knows."""
+        return self.rows >= 0
+
+    @property
+    def footprint(self) -> str:
+        """What two decoders must have in common for one to take over from the other."""
+        state = self.engine.initial_state()
+        arrays = [f"{array.dtype}{list(array.shape)}" for array in (*state.backbone, state.recent)]
+        return f"chunk {self.spec.chunk_ms} ms, lead {self.spec.lead_ms} ms, state {' '.join(arrays)}"
+
+    def batch(self, spikes: Spikes, edges_s: np.ndarray, queries: dict[str, Queries]) -> Batch:
+        """The chunks between these edges, as training and evaluation would make them."""
+        tokens = chunk_tokens(spikes.times_s, self.rows[spikes.unit], spikes.count, edges_s)
+        session = self.spec.vocabulary.session_row(self.session_id)
+        return collate([Sample(tokens, session, queries)])
+
+
+def bind(
+    decoder: Any,
+    *,
+    session: str | None = None,
+    behaviors: Sequence[str] = (),
+    unit_ids: Sequence[str] | None = None,
+) -> Binding:
+    """Bind a decoder to a stream.
+
+    Args:
+        decoder: A decoder, the path of its file, or an engine.
+        session: The session the units are of; None is the decoder's only one.
+        behaviors: What to decode; none named is all.
+        unit_ids: The stream's units; None is those the decoder knows of the session, in its order.
+
+    Raises:
+        StreamError: The session is not clear, a behavior is not decoded, or no unit is known.
+        CheckpointError: The decoder has never seen the session, or its file cannot be used.
+    """
+    engine = open_engine(decoder)
+    vocabulary = engine.spec.vocabulary
+    session_id = _session(engine.spec, session)
+    names = vocabulary.units_of(session_id) if unit_ids is None else tuple(unit_ids)
+    rows = vocabulary.rows_of(session_id, names)
+    unknown = int(np.count_nonzero(rows < 0))
+    if unknown == len(names):
+        known = vocabulary.units_of(session_id)
+        raise StreamError(
+            "the decoder knows none of the stream's units",
+            about=session_id,
+            got=f"{len(names)} unit(s): {_few(names)}",
+            wanted=f"some of {len(known)} unit(s): {_few(known)}",
+            fix="pass the unit ids the decoder was trained with, or adapt it to this session",
+        )
+    if unknown:
+        log.warning("%s: the decoder does not know %d of %d units", session_id, unknown, len(names))
+    return Binding(engine, session_id, _behaviors(engine.spec, behaviors), names, rows)
+
+
+def _session(spec: StreamSpec, session: str | None) -> str:
+    sessions = spec.vocabulary.sessions
+    if session is None and len(sessions) != 1:
+        raise StreamError(
+            "the stream needs a session",
+            got=f"a decoder of {len(sessions)}: {_few(sessions)}",
+            fix="name one",
+        )
+    session = sessions[0] if session is None else session
+    spec.vocabulary.session_row(session)  # raises for a session it has never seen
+    return session
+
+
+def _behaviors(spec: StreamSpec, behaviors: Sequence[str]) -> tuple[str, ...]:
+    for name in behaviors:
+        if name not in spec.behaviors:
+            raise StreamError(
+                f"the decoder does not decode '{name}'",
+                wanted=f"one of {', '.join(spec.behaviors)}",
+                fix="name what it was trained on",
+            )
+    return tuple(behaviors) or tuple(spec.behaviors)
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -1,0 +1,92 @@
+"""What runs the step of a live decoder, chosen by name; importing this loads no engine and no torch.
+
+An engine is one decoder made ready to run: it takes the chunks of ONE stream and the state as numpy, and
+gives answers and state as numpy, so that a stream can be saved, checked and handed from engine to engine
+without knowing what computes it. A new engine is one file and one line in ENGINES.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from possm.batch import Batch, State
+from possm.data.scaling import Scaling
+from possm.data.vocabulary import Vocabulary
+from possm.errors import StreamError
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamSpec:
+    """What a host has to know of a decoder to feed it and to read its answers. Plain data: it goes to JSON
+    and back with `possm.config`, so an exported decoder carries it in its metadata."""
+
+    vocabulary: Vocabulary
+    scaling: dict[str, Scaling]
+    """By behavior; a behavior without one is answered as the readout gives it."""
+    behaviors: dict[str, int]
+    """Everything it can decode: behavior -> dimensions of one sample."""
+    chunk_ms: int
+    """Step of the decoder."""
+    lead_ms: int
+    """A chunk that ends at e answers for times in [e + lead - chunk, e + lead)."""
+    hash: str
+    """Of weights and description; the same for every engine that runs this decoder."""
+
+    def physical(self, behavior: str, values: np.ndarray) -> np.ndarray:
+        """Answers of an engine in the physical unit of the behavior: (Q, D) -> (Q, D)."""
+        return self.scaling[behavior].invert(values) if behavior in self.scaling else values
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """One decoder, ready to run; it keeps nothing between two calls."""
+
+    spec: StreamSpec
+
+    def initial_state(self) -> State:
+        """The state before the first chunk of a stream, numpy, for one sequence."""
+
+    def step(self, batch: Batch, state: State) -> tuple[dict[str, np.ndarray], State]:
+        """Decode the chunks of one sequence.
+
+        Args:
+            batch: Numpy, one sequence of one or more chunks; behaviors nobody asks about are not in
+                ``batch.queries``.
+            state: What the previous call returned; it is not changed.
+
+        Returns:
+            Behavior -> (Q, D) answers in scaled units, and the state after the last chunk.
+        """
+
+
+def _torch_engine(decoder: Any) -> Engine:
+    from possm.streaming.torch_engine import TorchEngine
+
+    return TorchEngine(decoder)
+
+
+ENGINES: dict[str, Callable[[Any], Engine]] = {"torch": _torch_engine}
+"""By name; each takes a decoder, or the path of a file that holds one."""
+
+
+def open_engine(decoder: Any, *, name: str = "torch") -> Engine:
+    """Make a decoder ready to run.
+
+    Args:
+        decoder: A `possm.checkpoint.Decoder`, the path of a decoder file, or an engine, which is returned
+            as it is.
+        name: What computes the step, a name in ENGINES.
+
+    Raises:
+        StreamError: No engine has this name.
+        CheckpointError: The file cannot be used.
+    """
+    if isinstance(decoder, Engine):
+        return decoder
+    if name not in ENGINES:
+        raise StreamError("there is no such engine", got=name, wanted=f"one of {', '.join(ENGINES)}")
+    return ENGINES[name](decoder)

@@ -1,0 +1,197 @@
+"""Spikes on their way into a live decoder: looked up, checked, counted, and held until their chunk is due."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from possm.errors import StreamError
+
+
+@dataclass
+class StreamCounts:
+    """What became of everything pushed since the stream began. A bin of several spikes counts once, a bin of
+    none not at all.
+
+    ``received = used + late + unknown + invalid + discarded + waiting``.
+    """
+
+    received: int = 0
+    used: int = 0
+    """Decoded."""
+    late: int = 0
+    """Dropped: their chunk had already been decoded, or they are older than the stream."""
+    unknown: int = 0
+    """Dropped: the decoder does not know their unit."""
+    invalid: int = 0
+    """Dropped: time not finite or far in the future, or a count that is negative or not finite."""
+    discarded: int = 0
+    """Dropped: still waiting for their chunk when the stream was started anew."""
+    waiting: int = 0
+    """Held: their chunk has not ended yet."""
+    chunks: int = 0
+    """Chunks decoded."""
+
+
+@dataclass(frozen=True, eq=False)
+class Spikes:
+    """Spikes, or bins with counts, in no particular order."""
+
+    times_s: np.ndarray
+    """(n,) float64."""
+    unit: np.ndarray
+    """(n,) int64 rows of the stream's units; -1 for a unit that is not among them."""
+    count: np.ndarray
+    """(n,) float32."""
+
+    def pick(self, rows: Any) -> Spikes:
+        """Those at a mask, an index or a slice."""
+        return Spikes(self.times_s[rows], self.unit[rows], self.count[rows])
+
+
+class UnitLookup:
+    """Names of a stream's units -> their rows, for many spikes at once.
+
+    Raises:
+        StreamError: A name is there twice.
+    """
+
+    def __init__(self, unit_ids: Sequence[str]) -> None:
+        self.unit_ids = tuple(unit_ids)
+        names = np.array(self.unit_ids, np.str_)
+        self._order = np.argsort(names, kind="stable")
+        self._sorted = names[self._order]
+        if (self._sorted[1:] == self._sorted[:-1]).any():
+            twice = self._sorted[:-1][self._sorted[1:] == self._sorted[:-1]]
+            raise StreamError("two units of the stream have the same name", got=", ".join(twice[:5]))
+
+    def rows(self, units: Any) -> np.ndarray:
+        """(n,) int64 rows of names (or of rows, which are checked), -1 where there is no such unit.
+
+        Raises:
+            StreamError: Neither names nor whole numbers.
+        """
+        units = np.asarray(units)
+        if not units.size:
+            return np.zeros(units.shape, np.int64)
+        if units.dtype.kind in "iu":
+            return np.where((units >= 0) & (units < len(self.unit_ids)), units, -1).astype(np.int64)
+        if units.dtype.kind not in "USOT":
+            raise StreamError(
+                "units are neither names nor rows",
+                got=f"an array of {units.dtype}",
+                wanted="unit ids (strings), or whole numbers that count the stream's units from 0",
+            )
+        names = units.astype(np.str_)
+        if not len(self.unit_ids):
+            return np.full(names.shape, -1)
+        place = np.searchsorted(self._sorted, names).clip(max=len(self._sorted) - 1)
+        return np.where(self._sorted[place] == names, self._order[place], -1)
+
+
+class Inbox:
+    """Takes what a source delivers, in any order and any packets; gives it back in time order.
+
+    Args:
+        unit_ids: The units of the stream.
+        known: (units,) bool: which of them the decoder knows.
+        counts: Where to count; None begins at 0.
+    """
+
+    def __init__(
+        self, unit_ids: Sequence[str], known: np.ndarray, *, counts: StreamCounts | None = None
+    ) -> None:
+        self.counts = counts or StreamCounts()
+        self.lookup = UnitLookup(unit_ids)
+        self._waiting: list[Spikes] = []
+        self._know(known)
+
+    def put(self, times_s: Any, units: Any, counts: Any = None, *, open_s: float, limit_s: float) -> None:
+        """Take spikes; those that can come to nothing are counted and dropped.
+
+        Args:
+            times_s: (n,) seconds.
+            units: (n,) unit ids, or rows of the stream's units.
+            counts: (n,) multiplicities; None is 1 each.
+            open_s: Start of the oldest chunk that is not decoded yet; older spikes are late.
+            limit_s: Later spikes are not believed.
+
+        Raises:
+            StreamError: The arrays do not fit each other; nothing is taken.
+        """
+        spikes = self._read(times_s, units, counts)
+        valid = (spikes.times_s <= limit_s) & (spikes.times_s > -np.inf)  # NaN is neither
+        if counts is not None:
+            valid &= (spikes.count > 0) & (spikes.count < np.inf)
+        late = valid & (spikes.times_s < open_s)
+        unknown = valid & ~late & ~self._known[spikes.unit]
+        keep = valid & ~late & ~unknown
+        tally = self.counts
+        tally.received += len(keep)
+        tally.invalid += len(keep) - int(np.count_nonzero(valid))
+        tally.late += int(np.count_nonzero(late))
+        tally.unknown += int(np.count_nonzero(unknown))
+        self.hold(spikes if keep.all() else spikes.pick(keep))
+
+    def hold(self, spikes: Spikes) -> None:
+        """Keep spikes that are known to be good."""
+        if len(spikes.times_s):
+            self._waiting.append(spikes)
+            self.counts.waiting += len(spikes.times_s)
+
+    def take(self, until_s: float) -> Spikes:
+        """Hand out everything before a time, sorted; equal times stay in order of arrival."""
+        spikes = self.waiting()
+        cut = int(np.searchsorted(spikes.times_s, until_s))
+        rest = spikes.pick(slice(cut, None))
+        self._waiting = [rest] if len(rest.times_s) else []
+        self.counts.waiting, self.counts.used = len(rest.times_s), self.counts.used + cut
+        return spikes.pick(slice(0, cut))
+
+    def waiting(self) -> Spikes:
+        """Everything held, sorted by time."""
+        if not self._waiting:
+            return Spikes(np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.float32))
+        spikes = self._waiting[0]
+        if len(self._waiting) > 1:
+            spikes = _join(self._waiting)
+        if (spikes.times_s[1:] < spikes.times_s[:-1]).any():
+            spikes = spikes.pick(np.argsort(spikes.times_s, kind="stable"))
+        return spikes
+
+    def discard(self) -> None:
+        """Drop everything held."""
+        self.counts.discarded, self.counts.waiting = self.counts.discarded + self.counts.waiting, 0
+        self._waiting = []
+
+    def change_known(self, known: np.ndarray) -> None:
+        """The decoder has changed: drop what waits for units it does not know."""
+        self._know(known)
+        spikes = self.waiting()
+        keep = self._known[spikes.unit]
+        self.counts.unknown += int(np.count_nonzero(~keep))
+        self._waiting, self.counts.waiting = [], 0
+        self.hold(spikes.pick(keep))
+
+    def _know(self, known: np.ndarray) -> None:
+        self._known = np.append(known, False)  # row -1, a unit that is not of the stream, finds the last
+
+    def _read(self, times_s: Any, units: Any, counts: Any) -> Spikes:
+        times_s = np.array(times_s, np.float64)  # a copy: a driver may fill its own arrays again
+        rows = self.lookup.rows(units)
+        count = np.ones(rows.shape, np.float32) if counts is None else np.array(counts, np.float32)
+        if not times_s.ndim == 1 or not times_s.shape == rows.shape == count.shape:
+            raise StreamError(
+                "a push needs one unit, and one count if any, for each spike time",
+                got=f"times {times_s.shape}, units {rows.shape}, counts {count.shape}",
+                wanted="one axis, all of one length",
+            )
+        spikes = Spikes(times_s, rows, count)
+        return spikes if counts is None or count.all() else spikes.pick(count != 0)
+
+
+def _join(parts: Sequence[Spikes]) -> Spikes:
+    return Spikes(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Spikes)))

@@ -1,0 +1,255 @@
+"""A decoder in real time: push spikes as they come, get predictions as soon as their chunk is over.
+
+OPEN THIS FIRST. One push goes: spikes -> inbox (checked, counted, held) -> the same chunks, collate and step
+as in batch decoding -> physical units. Everything a live decoder remembers can be saved and resumed.
+Numpy only; the engine brings whatever it needs itself.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from possm.batch import Prediction, State
+from possm.config import from_json, require, to_json
+from possm.errors import StreamError
+from possm.streaming.binding import Binding, bind
+from possm.streaming.clock import StreamClock
+from possm.streaming.engines import open_engine
+from possm.streaming.inbox import Inbox, Spikes, StreamCounts
+from possm.streaming.outputs import OutputClock, Stretch, output_clock
+from possm.streaming.saved import Saved, read_saved, write_saved
+from possm.streaming.step import decode_stretch
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveConfig:
+    """How a live decoder treats its input; the defaults suit a rig."""
+
+    max_chunks: int = 1
+    """Most chunks decoded in one step when several are due at once. 1 makes the answers bitwise independent
+    of how the input is cut into pushes; more catches up faster, and answers differ by rounding only."""
+    max_gap_s: float = 3600.0
+    """A push that ends later than this after the end of the one before is refused, and a spike later than
+    this after the end of its push is dropped, as coming from a broken clock."""
+
+    def __post_init__(self) -> None:
+        require(self.max_chunks >= 1, "max_chunks", self.max_chunks, "1 or more")
+        require(self.max_gap_s > 0, "max_gap_s", self.max_gap_s, "above 0")
+
+
+class LiveDecoder:
+    """Decodes one stream. Not for several threads at once.
+
+    The clock of a stream begins at `origin_s`: chunk i covers [origin + i * chunk, origin + (i + 1) * chunk),
+    the same edges as a batch that begins there. A chunk is decoded as soon as a push says that everything
+    up to its end has been delivered.
+
+    Args:
+        decoder: A `possm.checkpoint.Decoder`, the path of its file, or an engine.
+        session: Session the units are of; None is the decoder's only one.
+        behaviors: What to decode; none named is all.
+        unit_ids: Names of the stream's units, whose rows pushed whole numbers mean; None is the units the
+            decoder knows of this session, in its order.
+        origin_s: Start of chunk 0 on the clock of the spike times.
+        output_rate_hz: Answer on a regular clock that begins at the origin; None answers once a chunk, at
+            the first time the chunk answers for (its end, when lead and chunk are equal).
+        output_times_s: Behavior -> ascending times to answer at, instead of a clock.
+        config: How to treat the input.
+
+    Raises:
+        StreamError: The session is not clear, a behavior is not decoded, or no unit is known.
+        CheckpointError: The decoder has never seen the session, or its file cannot be used.
+    """
+
+    def __init__(
+        self,
+        decoder: Any,
+        *,
+        session: str | None = None,
+        behaviors: Sequence[str] = (),
+        unit_ids: Sequence[str] | None = None,
+        origin_s: float = 0.0,
+        output_rate_hz: float | None = None,
+        output_times_s: Mapping[str, np.ndarray] | None = None,
+        config: LiveConfig | None = None,
+    ) -> None:
+        self.config = config or LiveConfig()
+        self.bound: Binding = bind(decoder, session=session, behaviors=behaviors, unit_ids=unit_ids)
+        """The decoder, session, behaviors and units of this stream."""
+        self.outputs: OutputClock = output_clock(output_rate_hz, output_times_s)
+        """When it answers."""
+        self._inbox = Inbox(self.bound.unit_ids, self.bound.known)
+        self.restart(origin_s)
+
+    @property
+    def counts(self) -> StreamCounts:
+        """What became of everything pushed so far (a copy)."""
+        return replace(self._inbox.counts)
+
+    @property
+    def origin_s(self) -> float:
+        """Start of chunk 0."""
+        return self._clock.origin_s
+
+    @property
+    def decoded_s(self) -> float:
+        """Start of the next chunk: everything before it has been decoded."""
+        return self._clock.decoded_s
+
+    def restart(self, origin_s: float) -> None:
+        """Begin anew at another time, as after a cut in a recording: forget the hidden state and the spikes
+        that wait (counted as discarded), number chunks from 0. The counters go on.
+
+        Raises:
+            StreamError: The time is not finite.
+        """
+        self._clock = StreamClock(float(origin_s), self.bound.spec.chunk_ms)
+        self._inbox.discard()
+        self._state: State = self.bound.engine.initial_state()
+
+    def push(self, spike_times_s: Any, unit_ids: Any, until_s: float, counts: Any = None) -> list[Prediction]:
+        """Deliver spikes, and decode every chunk that has ended by `until_s`.
+
+        Spikes may be in any order, may be later than `until_s` (they are kept), and may be older than the
+        push before as long as their chunk is not decoded. What cannot be used is counted, see `counts`.
+
+        Args:
+            spike_times_s: (n,) seconds on the stream's clock.
+            unit_ids: (n,) names, or whole numbers that count the stream's units from 0; the latter is faster.
+            until_s: Everything before this time has now been delivered.
+            counts: (n,) multiplicities, for binned input: a bin at its centre with the spikes in it.
+
+        Returns:
+            A prediction for each behavior and decoded chunk that answers for at least one output time, in
+            time order. Values have the dtype of the decoder's weights.
+
+        Raises:
+            StreamError: `until_s` is not a time, goes back, or is too far ahead; or the arrays do not fit
+                each other. Nothing has changed then.
+        """
+        self._clock.check(until_s, max_gap_s=self.config.max_gap_s)
+        limit_s = until_s + self.config.max_gap_s
+        self._inbox.put(spike_times_s, unit_ids, counts, open_s=self.decoded_s, limit_s=limit_s)
+        self._clock.until_s = float(until_s)
+        edges_s = self._clock.due_edges_s()
+        if len(edges_s) < 2:
+            return []
+        spikes = self._inbox.take(edges_s[-1])
+        predictions: list[Prediction] = []
+        for first in range(0, len(edges_s) - 1, self.config.max_chunks):
+            predictions += self._step(spikes, edges_s[first : first + self.config.max_chunks + 1])
+        return predictions
+
+    def use_units(self, unit_ids: Sequence[str]) -> None:
+        """Name the units that pushed whole numbers mean from now on.
+
+        Raises:
+            StreamError: The decoder knows none of them, or spikes are waiting under the old ones.
+        """
+        if tuple(unit_ids) == self.bound.unit_ids:
+            return
+        if self._inbox.counts.waiting:
+            raise StreamError("units cannot change while spikes wait", got=f"{self.counts.waiting} spike(s)")
+        session, behaviors = self.bound.session_id, self.bound.behaviors
+        self.bound = bind(self.bound.engine, session=session, behaviors=behaviors, unit_ids=unit_ids)
+        self._inbox = Inbox(self.bound.unit_ids, self.bound.known, counts=self._inbox.counts)
+
+    def swap(self, decoder: Any, *, session: str | None = None) -> None:
+        """Go on with another decoder from the next chunk on; hidden state, clock and waiting spikes stay.
+
+        Args:
+            decoder: As at the start; it must have the same backbone, chunk and lead.
+            session: Its session of these units; None is the present one if it knows that, else its only one.
+
+        Raises:
+            StreamError: It cannot take over. The present decoder then stays.
+            CheckpointError: It has never seen the session.
+        """
+        engine = open_engine(decoder)
+        if session is None and self.bound.session_id in engine.spec.vocabulary.sessions:
+            session = self.bound.session_id
+        behaviors, unit_ids = self.bound.behaviors, self.bound.unit_ids
+        bound = bind(engine, session=session, behaviors=behaviors, unit_ids=unit_ids)
+        if bound.footprint != self.bound.footprint:
+            raise StreamError(
+                "this decoder cannot take over the stream",
+                about=bound.session_id,
+                got=bound.footprint,
+                wanted=self.bound.footprint,
+            )
+        self.bound = bound
+        self._inbox.change_known(bound.known)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write all that this stream remembers to a .safetensors file, for `resume`.
+
+        Raises:
+            StreamError: The disk refuses.
+        """
+        rate_hz, times_s = self.outputs.settings
+        saved = Saved(
+            decoder_hash=self.bound.spec.hash,
+            config=to_json(self.config),
+            session=self.bound.session_id,
+            behaviors=self.bound.behaviors,
+            unit_ids=self.bound.unit_ids,
+            output_rate_hz=rate_hz,
+            output_times_s=times_s,
+            clock=replace(self._clock),
+            counts=self.counts,
+            state=self._state,
+            waiting=self._inbox.waiting(),
+        )
+        return write_saved(saved, path)
+
+    @classmethod
+    def resume(cls, path: str | os.PathLike[str], decoder: Any) -> LiveDecoder:
+        """Go on where a saved stream stopped, to the bit.
+
+        Args:
+            path: What `save` wrote.
+            decoder: The decoder that ran then, or an engine of it.
+
+        Raises:
+            StreamError: The file cannot be used, or is of another decoder.
+        """
+        saved, engine = read_saved(path), open_engine(decoder)
+        if engine.spec.hash != saved.decoder_hash:
+            raise StreamError(
+                "the saved stream is of another decoder",
+                about=path,
+                got=engine.spec.hash[:12],
+                wanted=saved.decoder_hash[:12],
+                fix="resume it with the decoder that ran, or start anew",
+            )
+        live = cls(
+            engine,
+            session=saved.session,
+            behaviors=saved.behaviors,
+            unit_ids=saved.unit_ids,
+            output_rate_hz=saved.output_rate_hz,
+            output_times_s=saved.output_times_s,
+            config=from_json(LiveConfig, saved.config),
+        )
+        live._clock, live._state = saved.clock, saved.state
+        live._inbox.hold(saved.waiting)
+        live._inbox.counts = saved.counts
+        return live
+
+    def _step(self, spikes: Spikes, edges_s: np.ndarray) -> list[Prediction]:
+        """Decode the chunks between these edges, which are the next ones."""
+        spec, counts = self.bound.spec, self._inbox.counts
+        clock = self._clock
+        stretch = Stretch(clock.origin_s, clock.next, edges_s, spec.chunk_ms, spec.lead_ms)
+        predictions, self._state = decode_stretch(
+            self.bound, stretch, spikes, outputs=self.outputs, state=self._state, counts=counts
+        )
+        clock.next += len(edges_s) - 1
+        counts.chunks += len(edges_s) - 1
+        return predictions

@@ -1,0 +1,64 @@
+"""One step of a live decoder: the next chunks of a stream -> predictions in physical units, and the state."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+from possm.batch import Prediction, State
+from possm.streaming.binding import Binding
+from possm.streaming.inbox import Spikes, StreamCounts
+from possm.streaming.outputs import OutputClock, Stretch
+
+
+def decode_stretch(
+    bound: Binding,
+    stretch: Stretch,
+    spikes: Spikes,
+    *,
+    outputs: OutputClock,
+    state: State,
+    counts: StreamCounts,
+) -> tuple[list[Prediction], State]:
+    """Decode consecutive chunks in one call of the engine.
+
+    Args:
+        bound: The decoder and the stream's units.
+        stretch: Which chunks.
+        spikes: Theirs, sorted by time; more before and after does no harm.
+        outputs: Says which times they are asked for.
+        state: What the chunk before left.
+        counts: Of the stream, for the predictions to report.
+    """
+    begin_s = time.perf_counter()
+    asked = {name: outputs.ask(name, stretch) for name in bound.behaviors}
+    queries = {name: queries for name, (times_s, queries) in asked.items() if len(times_s)}
+    first, last = np.searchsorted(spikes.times_s, stretch.edges_s[[0, -1]])
+    batch = bound.batch(spikes.pick(slice(first, last)), stretch.edges_s, queries)
+    answers, state = bound.engine.step(batch, state)
+    values = {name: bound.spec.physical(name, answer) for name, answer in answers.items()}
+    took_s = time.perf_counter() - begin_s
+
+    def predictions() -> Iterator[Prediction]:
+        sizes = np.diff(batch.tokens.offsets)
+        for chunk in range(batch.num_chunks):
+            for name in queries:
+                rows = slice(*np.searchsorted(queries[name].chunk, (chunk, chunk + 1)))
+                if rows.start == rows.stop:
+                    continue
+                yield Prediction(
+                    behavior=name,
+                    times_s=asked[name][0][rows],
+                    values=values[name][rows],
+                    chunk=stretch.first + chunk,
+                    start_s=float(stretch.edges_s[chunk]),
+                    end_s=float(stretch.edges_s[chunk + 1]),
+                    spikes=int(sizes[chunk]),
+                    late=counts.late,
+                    unknown=counts.unknown,
+                    compute_s=took_s,
+                )
+
+    return list(predictions()), state
