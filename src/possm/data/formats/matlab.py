@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from possm.data import faults
 from possm.data.faults import Findings
 from possm.data.formats.mapping import list_maps, load_map, who
-from possm.data.formats.matfile import find_field, load_matlab
+from possm.data.formats.matfile import find_field
 from possm.data.formats.matunits import read_bins, read_spikes, read_units
 from possm.data.formats.rules import MatlabMap, SignalRule
+from possm.data.formats.source import Source, open_source
 from possm.data.formats.trials import read_trials
 from possm.data.intervals import Intervals
 from possm.data.recording import Recording
@@ -26,38 +25,6 @@ __all__ = ["list_maps", "load_map", "read_matlab"]
 BEFORE_END_S = 5e-10
 """A sample stamped at the end of its bin lies this much before it: inside its own reach, not in the next one.
 Decoders count a sample so near to the end of a chunk as at its end (`possm.data.chunks.EDGE_TOLERANCE_S`)."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """The fields of one file under one map."""
-
-    path: Path
-    mapping: MatlabMap
-    fields: Mapping[str, Any]
-    findings: Findings
-
-    def get(self, name: str) -> Any:
-        """A field the map names; an error lists the fields there are."""
-        value = find_field(self.fields, name)
-        if value is None:
-            raise RecordingError(
-                f"the map '{self.mapping.name}' names a field that is missing or empty",
-                about=self.path,
-                got=", ".join(self.fields),
-                wanted=name,
-                fix="take another map, or write one for this file (docs/formats.md)",
-            )
-        return value
-
-    def numbers(self, name: str) -> np.ndarray:
-        """A numeric field."""
-        value = np.asarray(self.get(name))
-        if value.dtype.kind not in "fiub":
-            raise RecordingError(
-                "a mapped field holds no numbers", about=self.path, got=value.dtype, wanted=name
-            )
-        return value
 
 
 def read_matlab(
@@ -77,7 +44,7 @@ def read_matlab(
     path = Path(path)
     mapping = mapping if isinstance(mapping, MatlabMap) else load_map(mapping)
     findings = Findings() if findings is None else findings
-    source = Source(path, mapping, _root(load_matlab(path), mapping, path), findings)
+    source = open_source(path, mapping, findings)
     binned, rows, bad = read_bins(source) if mapping.bins is not None else (None, None, Intervals.of([]))
     spikes, num_units = read_spikes(source) if binned is None else (None, binned.values.shape[1])
     signals = {
@@ -106,22 +73,6 @@ def read_matlab(
         signals=signals,
         intervals=read_trials(source),
         attributes={**attributes, "possm_map": mapping.name, "source_file": path.name},
-    )
-
-
-def _root(content: dict[str, Any], mapping: MatlabMap, path: Path) -> Mapping[str, Any]:
-    if not mapping.root:
-        return content
-    for name in mapping.root:
-        found = find_field(content, name)
-        if isinstance(found, Mapping):
-            return found
-    raise RecordingError(
-        f"the map '{mapping.name}' finds no struct it knows",
-        about=path,
-        got=", ".join(content) or "an empty file",
-        wanted=" or ".join(mapping.root),
-        fix=f"take another map ({', '.join(list_maps())}), or write one (docs/formats.md)",
     )
 
 

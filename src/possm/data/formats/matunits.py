@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from possm.data.faults import rows_to_intervals
 from possm.data.formats.rules import BinsRule
+from possm.data.formats.source import Source
 from possm.data.intervals import Intervals
 from possm.data.series import Binned, Spikes
 from possm.errors import RecordingError
-
-if TYPE_CHECKING:
-    from possm.data.formats.matlab import Source
 
 WHOLE = 0.05  # how far rate x bin may be from a whole count
 

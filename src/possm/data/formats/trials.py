@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from possm.data.formats.matfile import find_field
 from possm.data.formats.rules import ColumnRule, PhaseRule, TrialsRule
+from possm.data.formats.source import Source
 from possm.data.intervals import Intervals
 from possm.errors import RecordingError
-
-if TYPE_CHECKING:
-    from possm.data.formats.matlab import Source
 
 
 def read_trials(source: Source) -> dict[str, Intervals]:
