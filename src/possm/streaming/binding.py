@@ -13,7 +13,7 @@ from possm.batch import Batch, Queries
 from possm.data.chunks import Sample, chunk_tokens, collate
 from possm.errors import StreamError
 from possm.streaming.engines import Engine, StreamSpec, open_engine
-from possm.streaming.inbox import Spikes
+from possm.streaming.inbox import Arrivals
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Binding:
         arrays = [f"{array.dtype}{list(array.shape)}" for array in (*state.backbone, state.recent)]
         return f"chunk {self.spec.chunk_ms} ms, lead {self.spec.lead_ms} ms, state {' '.join(arrays)}"
 
-    def batch(self, spikes: Spikes, edges_s: np.ndarray, queries: dict[str, Queries]) -> Batch:
+    def batch(self, spikes: Arrivals, edges_s: np.ndarray, queries: dict[str, Queries]) -> Batch:
         """The chunks between these edges, as training and evaluation would make them."""
         tokens = chunk_tokens(spikes.times_s, self.rows[spikes.unit], spikes.count, edges_s)
         session = self.spec.vocabulary.session_row(self.session_id)

@@ -37,8 +37,8 @@ class StreamCounts:
 
 
 @dataclass(frozen=True, eq=False)
-class Spikes:
-    """Spikes, or bins with counts, in no particular order."""
+class Arrivals:
+    """Spikes, or bins with counts, as a source delivered them: in no particular order."""
 
     times_s: np.ndarray
     """(n,) float64."""
@@ -47,9 +47,9 @@ class Spikes:
     count: np.ndarray
     """(n,) float32."""
 
-    def pick(self, rows: Any) -> Spikes:
+    def pick(self, rows: Any) -> Arrivals:
         """Those at a mask, an index or a slice."""
-        return Spikes(self.times_s[rows], self.unit[rows], self.count[rows])
+        return Arrivals(self.times_s[rows], self.unit[rows], self.count[rows])
 
 
 class UnitLookup:
@@ -106,7 +106,7 @@ class Inbox:
     ) -> None:
         self.counts = counts or StreamCounts()
         self.lookup = UnitLookup(unit_ids)
-        self._waiting: list[Spikes] = []
+        self._waiting: list[Arrivals] = []
         self._know(known)
 
     def put(self, times_s: Any, units: Any, counts: Any = None, *, open_s: float, limit_s: float) -> None:
@@ -136,13 +136,13 @@ class Inbox:
         tally.unknown += int(np.count_nonzero(unknown))
         self.hold(spikes if keep.all() else spikes.pick(keep))
 
-    def hold(self, spikes: Spikes) -> None:
+    def hold(self, spikes: Arrivals) -> None:
         """Keep spikes that are known to be good."""
         if len(spikes.times_s):
             self._waiting.append(spikes)
             self.counts.waiting += len(spikes.times_s)
 
-    def take(self, until_s: float) -> Spikes:
+    def take(self, until_s: float) -> Arrivals:
         """Hand out everything before a time, sorted; equal times stay in order of arrival."""
         spikes = self.waiting()
         cut = int(np.searchsorted(spikes.times_s, until_s))
@@ -151,10 +151,10 @@ class Inbox:
         self.counts.waiting, self.counts.used = len(rest.times_s), self.counts.used + cut
         return spikes.pick(slice(0, cut))
 
-    def waiting(self) -> Spikes:
+    def waiting(self) -> Arrivals:
         """Everything held, sorted by time."""
         if not self._waiting:
-            return Spikes(np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.float32))
+            return Arrivals(np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.float32))
         spikes = self._waiting[0]
         if len(self._waiting) > 1:
             spikes = _join(self._waiting)
@@ -179,7 +179,7 @@ class Inbox:
     def _know(self, known: np.ndarray) -> None:
         self._known = np.append(known, False)  # row -1, a unit that is not of the stream, finds the last
 
-    def _read(self, times_s: Any, units: Any, counts: Any) -> Spikes:
+    def _read(self, times_s: Any, units: Any, counts: Any) -> Arrivals:
         times_s = np.array(times_s, np.float64)  # a copy: a driver may fill its own arrays again
         rows = self.lookup.rows(units)
         count = np.ones(rows.shape, np.float32) if counts is None else np.array(counts, np.float32)
@@ -189,9 +189,9 @@ class Inbox:
                 got=f"times {times_s.shape}, units {rows.shape}, counts {count.shape}",
                 wanted="one axis, all of one length",
             )
-        spikes = Spikes(times_s, rows, count)
+        spikes = Arrivals(times_s, rows, count)
         return spikes if counts is None or count.all() else spikes.pick(count != 0)
 
 
-def _join(parts: Sequence[Spikes]) -> Spikes:
-    return Spikes(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Spikes)))
+def _join(parts: Sequence[Arrivals]) -> Arrivals:
+    return Arrivals(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Arrivals)))

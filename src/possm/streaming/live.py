@@ -21,7 +21,7 @@ from possm.errors import StreamError
 from possm.streaming.binding import Binding, bind
 from possm.streaming.clock import StreamClock
 from possm.streaming.engines import open_engine
-from possm.streaming.inbox import Inbox, Spikes, StreamCounts
+from possm.streaming.inbox import Arrivals, Inbox, StreamCounts
 from possm.streaming.outputs import OutputClock, Stretch, output_clock
 from possm.streaming.saved import Saved, read_saved, write_saved
 from possm.streaming.step import decode_stretch
@@ -96,6 +96,16 @@ class LiveDecoder:
     def origin_s(self) -> float:
         """Start of chunk 0."""
         return self._clock.origin_s
+
+    @property
+    def behaviors(self) -> dict[str, int]:
+        """What it decodes: behavior -> dimensions."""
+        return {name: self.bound.spec.behaviors[name] for name in self.bound.behaviors}
+
+    @property
+    def chunk(self) -> int:
+        """Number of the next chunk, counted from the origin."""
+        return self._clock.next
 
     @property
     def decoded_s(self) -> float:
@@ -242,7 +252,7 @@ class LiveDecoder:
         live._inbox.counts = saved.counts
         return live
 
-    def _step(self, spikes: Spikes, edges_s: np.ndarray) -> list[Prediction]:
+    def _step(self, spikes: Arrivals, edges_s: np.ndarray) -> list[Prediction]:
         """Decode the chunks between these edges, which are the next ones."""
         spec, counts = self.bound.spec, self._inbox.counts
         clock = self._clock

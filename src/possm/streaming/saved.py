@@ -17,7 +17,7 @@ from possm.batch import State
 from possm.data.files import atomic_path
 from possm.errors import StreamError
 from possm.streaming.clock import StreamClock
-from possm.streaming.inbox import Spikes, StreamCounts
+from possm.streaming.inbox import Arrivals, StreamCounts
 
 FORMAT = 1
 """Version of the file layout; a reader refuses what it does not know."""
@@ -40,7 +40,7 @@ class Saved:
     clock: StreamClock
     counts: StreamCounts
     state: State
-    waiting: Spikes
+    waiting: Arrivals
 
 
 def write_saved(saved: Saved, path: str | os.PathLike[str]) -> Path:
@@ -82,7 +82,7 @@ def read_saved(path: str | os.PathLike[str]) -> Saved:
     asked = content.pop("output_behaviors")
     return Saved(
         state=State(backbone, arrays["recent"], arrays["seen"]),
-        waiting=Spikes(*(arrays[f"waiting.{f.name}"] for f in fields(Spikes))),
+        waiting=Arrivals(*(arrays[f"waiting.{f.name}"] for f in fields(Arrivals))),
         output_times_s=None if asked is None else {name: arrays[f"output.{name}"] for name in asked},
         clock=StreamClock(**content.pop("clock")),
         counts=StreamCounts(**content.pop("counts")),
@@ -111,7 +111,7 @@ def _json(saved: Saved) -> dict[str, Any]:
 def _arrays(saved: Saved) -> dict[str, np.ndarray]:
     arrays = {f"backbone.{i}": array for i, array in enumerate(saved.state.backbone)}
     arrays |= {"recent": saved.state.recent, "seen": saved.state.seen}
-    arrays |= {f"waiting.{f.name}": getattr(saved.waiting, f.name) for f in fields(Spikes)}
+    arrays |= {f"waiting.{f.name}": getattr(saved.waiting, f.name) for f in fields(Arrivals)}
     arrays |= {f"output.{name}": array for name, array in (saved.output_times_s or {}).items()}
     return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 

@@ -9,14 +9,14 @@ import numpy as np
 
 from possm.batch import Prediction, State
 from possm.streaming.binding import Binding
-from possm.streaming.inbox import Spikes, StreamCounts
+from possm.streaming.inbox import Arrivals, StreamCounts
 from possm.streaming.outputs import OutputClock, Stretch
 
 
 def decode_stretch(
     bound: Binding,
     stretch: Stretch,
-    spikes: Spikes,
+    spikes: Arrivals,
     *,
     outputs: OutputClock,
     state: State,
