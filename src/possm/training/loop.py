@@ -42,6 +42,9 @@ from possm.training.resume import load_run, save_run
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_STEPS = 1000
+DEFAULT_VALIDATIONS = 12
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -53,10 +56,10 @@ class TrainConfig:
     """Architecture; its behaviors are filled in from the recordings."""
     window_s: float = 4.0
     """Length of a training window."""
-    batch_size: int = 32
+    batch_size: int = 16
     """Windows per step."""
-    epochs: int = 60
-    """Passes over the training intervals."""
+    epochs: int | None = None
+    """Passes over the training intervals; None is as many as make about 1,000 steps."""
     optim: OptimConfig = OptimConfig()
     """Optimizer and schedule."""
     augment: AugmentConfig = AugmentConfig()
@@ -67,8 +70,8 @@ class TrainConfig:
     """Loss weight of each behavior; 1 unless given."""
     evaluate_within: str | None = None
     """Intervals whose samples count in validation; None counts all."""
-    valid_every: int = 5
-    """Epochs between validations, which are also the points a run resumes from."""
+    valid_every: int | None = None
+    """Epochs between validations, which are also the points a run resumes from; None validates 12 times."""
     seed: int = 0
     """Of weights, windows, augmentation and dropout."""
     device: str = "auto"
@@ -80,7 +83,8 @@ class TrainConfig:
         require(len(self.behavior) > 0, "behavior", self.behavior, "one or more names")
         require(self.window_s > 0, "window_s", self.window_s, "above 0")
         for name in ("batch_size", "epochs", "valid_every"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+            value = getattr(self, name)
+            require(value is None or value >= 1, name, value, "1 or more")
         choices = ("auto", "float32", "bf16")
         require(self.precision in choices, "precision", self.precision, f"one of {choices}")
 
@@ -132,9 +136,9 @@ def train(
     keep_freed_memory()
     run = _Run(recordings, config, Path(out))
     run.restore()
-    while run.epoch < config.epochs:
+    while run.epoch < run.epochs:
         run.train_epoch(progress)
-        if run.epoch % config.valid_every == 0 or run.epoch == config.epochs:
+        if run.epoch % run.valid_every == 0 or run.epoch == run.epochs:
             run.validate(progress)
     return run.finish()
 
@@ -163,7 +167,10 @@ class _Run:
             interval_weights=config.interval_weights,
             augment=config.augment,
         )
-        self.total_steps = config.epochs * self._steps_per_epoch()
+        steps = self._steps_per_epoch()
+        self.epochs = config.epochs or math.ceil(DEFAULT_STEPS / steps)
+        self.valid_every = config.valid_every or math.ceil(self.epochs / DEFAULT_VALIDATIONS)
+        self.total_steps = self.epochs * steps
         self.epoch = self.step = self.windows = 0
         self.best_r2, self.wall_s = -math.inf, 0.0
         self.started = time.perf_counter()
@@ -288,7 +295,7 @@ class _Run:
     def _progress(self, loss: float, valid_r2: float | None = None) -> Progress:
         elapsed = self.wall_s + time.perf_counter() - self.started
         eta_s = elapsed / max(1, self.step) * (self.total_steps - self.step)
-        return Progress(self.epoch, self.config.epochs, self.step, self.total_steps, loss, eta_s, valid_r2)
+        return Progress(self.epoch, self.epochs, self.step, self.total_steps, loss, eta_s, valid_r2)
 
     def _decoder(self, model: Possm) -> Decoder:
         provenance = {

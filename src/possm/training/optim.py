@@ -15,7 +15,7 @@ from possm.config import require
 class OptimConfig:
     """AdamW with linear warm-up and cosine decay, and an average of the weights."""
 
-    learning_rate: float = 2e-3
+    learning_rate: float = 4e-3
     """At its highest."""
     weight_decay: float = 0.01
     """Of matrices; embeddings, norms and biases are not decayed."""
