@@ -17,9 +17,10 @@ from possm.streaming.live import LiveDecoder
 class Decoder(checkpoint.Decoder):
     """A trained decoder: `decode` and `evaluate` recordings, or go `live`."""
 
-    def live(self, **settings: Any) -> LiveDecoder:
-        """A stream of this decoder; see `LiveDecoder` for the settings, such as `session`."""
-        return LiveDecoder(self, **settings)
+    def live(self, *, origin_s: float = 0.0, **settings: Any) -> LiveDecoder:
+        """A stream of this decoder that starts at `origin_s`; settings are those of `LiveDecoder`, such as
+        `session` and `output_rate_hz`."""
+        return LiveDecoder(self, origin_s=origin_s, **settings)
 
     def decode(
         self,
