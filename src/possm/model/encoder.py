@@ -58,14 +58,16 @@ class Encoder(nn.Module):
         self.latent_time_s = latent_time_s
 
     def tables(self, token: Tensor) -> UnitTables:
-        """Project every unit once: (units, width) -> tables."""
+        """Project every unit once: (units, width) -> tables, also under autocast in the dtype of the angles:
+        half precision would round times within a chunk by many turns of the fast features."""
         query = self.to_query(self.norm_latent(self.latent)) * self.to_query.out_features**-0.5
         key, value = self.to_key_value(self.norm_token(token)).chunk(2, dim=-1)
         pairs = len(self.rotary.omega)
         q1, q2, q_still = query.split([pairs, pairs, query.shape[1] - 2 * pairs], dim=1)
         k1, k2, k_still = key.split([pairs, pairs, key.shape[1] - 2 * pairs], dim=1)
         constant = k_still @ q_still.T
-        return UnitTables(torch.cat([constant, q1 * k1 + q2 * k2, q2 * k1 - q1 * k2], dim=1), value)
+        score = torch.cat([constant, q1 * k1 + q2 * k2, q2 * k1 - q1 * k2], dim=1)
+        return UnitTables(score.to(self.rotary.omega), value.to(self.rotary.omega))
 
     def forward(self, tokens: Tokens, tables: UnitTables) -> Tensor:
         """Tokens of G chunks -> latents (G, width)."""
