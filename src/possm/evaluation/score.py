@@ -10,11 +10,11 @@ import torch
 
 from possm.batch import Batch, State
 from possm.checkpoint import Decoder
-from possm.data.chunks import collate
+from possm.data.chunks import collate, query_chunks
 from possm.data.loader import SampleMaker
 from possm.data.recording import Intervals, Recording
 from possm.data.windows import Window, snap_to_bins
-from possm.errors import RecordingError
+from possm.errors import ConfigError, RecordingError
 from possm.evaluation.metrics import r2_per_dimension
 from possm.model.encoder import UnitTables
 
@@ -71,13 +71,21 @@ def decode(
         decoder: Trained on this session.
         recording: Of a session the decoder knows.
         intervals: Where; each is decoded on its own.
-        times_s: Output times by behavior; None asks at the behavior's own samples.
+        times_s: Output times by behavior; None asks for all behaviors at their own samples.
         warmup_s: See WARMUP_S.
 
     Returns:
         By behavior. The first instants of an interval are missing where no chunk answers for them yet.
+
+    Raises:
+        CheckpointError: The decoder does not know the session.
+        ConfigError: It does not decode a behavior that was asked.
     """
-    parts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in decoder.scaling}
+    asked = list(decoder.scaling if times_s is None else times_s)
+    for name in asked:
+        if name not in decoder.scaling:
+            raise ConfigError(f"the decoder does not decode '{name}'", got=", ".join(decoder.scaling))
+    parts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in asked}
     for interval in intervals:
         for name, times, values in _decode_interval(decoder, recording, interval, times_s, warmup_s):
             parts[name].append((times, values))
@@ -161,18 +169,20 @@ def _decode_interval(
         vocabulary=decoder.vocabulary,
         scaling=decoder.scaling,
         chunk_ms=config.chunk_ms,
-        lead_ms=config.lead_ms,
+        lead_ms=config.effective_lead_ms,
     )
     origin_s = snap_to_bins(recording, _warm_start(recording, begin_s, warmup_s))
     num_chunks = int(np.ceil((end_s - origin_s) / config.chunk_s - 1e-9))
     edges_s = maker.edges_s(Window(0, origin_s, end_s), num_chunks)
-    wanted = {name: _wanted(recording, name, interval, times_s) for name in decoder.scaling}
+    lead_s = config.effective_lead_ms / 1000
+    names = decoder.scaling if times_s is None else times_s
+    wanted = {name: _wanted(recording, name, interval, times_s) for name in names}
+    answering = {name: query_chunks(t, edges_s, lead_s=lead_s)[0] for name, t in wanted.items()}
     state: State | None = None
     tables = decoder.model.eval().tables()
     for first in range(0, num_chunks, BLOCK_CHUNKS):
         last = min(first + BLOCK_CHUNKS, num_chunks)
-        reach = edges_s[[first, last]] + config.lead_ms / 1000 - 1e-9
-        asked = {name: t[(t >= reach[0]) & (t < reach[1])] for name, t in wanted.items()}
+        asked = {name: t[(answering[name] >= first) & (answering[name] < last)] for name, t in wanted.items()}
         window = Window(0, origin_s, end_s, first)
         batch = collate([maker.sample_at(window, num_chunks=last - first, times_s=asked)])
         answers, state = _step(decoder, batch, state, tables)

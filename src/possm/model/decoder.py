@@ -56,9 +56,9 @@ class PossmConfig:
     """k, the hidden states an output may look at (paper: 3)."""
     chunk_ms: int = 50
     """Step of the model (paper: 50; 20 also works)."""
-    lead_ms: int = -1
+    lead_ms: int | None = None
     """A chunk that ends at e answers for times in [e + lead - chunk, e + lead). 0 is the paper's convention:
-    an output may use spikes up to the end of its own chunk. At chunk_ms (what -1 becomes) the decoder is
+    an output may use spikes up to the end of its own chunk. None means chunk_ms, where the decoder is
     strictly causal: an output at t uses spikes before t only. More than that forecasts."""
     head_width: int = 64
     """Size of the one attention head."""
@@ -76,12 +76,10 @@ class PossmConfig:
     """What is decoded, by name."""
 
     def __post_init__(self) -> None:
-        if self.lead_ms == -1:
-            object.__setattr__(self, "lead_ms", self.chunk_ms)
         require(self.backbone in BACKBONES, "backbone", self.backbone, f"one of {', '.join(BACKBONES)}")
         for name in ("width", "hidden", "num_layers", "num_context", "chunk_ms", "head_width"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
-        require(self.lead_ms >= 0, "lead_ms", self.lead_ms, "0 or more, or -1 for chunk_ms")
+        require(self.effective_lead_ms >= 0, "lead_ms", self.lead_ms, "0 or more, or None for chunk_ms")
         require(0 <= self.dropout < 1, "dropout", self.dropout, "0 or more, below 1")
         pairs = self.num_rotary_pairs
         require(0 <= 2 * pairs <= self.head_width, "num_rotary_pairs", pairs, "at most half of head_width")
@@ -99,9 +97,14 @@ class PossmConfig:
         return self.chunk_ms / 1000
 
     @property
+    def effective_lead_ms(self) -> int:
+        """`lead_ms`, or what it stands for; it follows a changed `chunk_ms`."""
+        return self.chunk_ms if self.lead_ms is None else self.lead_ms
+
+    @property
     def strictly_causal(self) -> bool:
         """Whether an output at t uses spikes before t only."""
-        return self.lead_ms >= self.chunk_ms
+        return self.effective_lead_ms >= self.chunk_ms
 
 
 class Possm(nn.Module):

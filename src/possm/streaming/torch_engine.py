@@ -60,7 +60,7 @@ def spec_of(decoder: Decoder) -> StreamSpec:
         scaling=dict(decoder.scaling),
         behaviors={name: behavior.num_dimensions for name, behavior in config.behaviors.items()},
         chunk_ms=config.chunk_ms,
-        lead_ms=config.lead_ms,
+        lead_ms=config.effective_lead_ms,
         hash=decoder.hash,
     )
 

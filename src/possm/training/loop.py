@@ -163,7 +163,7 @@ class _Run:
             vocabulary=self.vocabulary,
             scaling=self.scaling,
             chunk_ms=self.config.decoder.chunk_ms,
-            lead_ms=self.config.decoder.lead_ms,
+            lead_ms=self.config.decoder.effective_lead_ms,
             interval_weights=config.interval_weights,
             augment=config.augment,
         )
