@@ -59,18 +59,8 @@ def save_decoder(decoder: Decoder, path: str | os.PathLike[str]) -> Path:
     Raises:
         CheckpointError: The disk refuses.
     """
-    path = Path(path)
-    weights, description = _weights(decoder.model), _description(decoder)
-    metadata = {"possm": description, "sha256": _digest(weights, description)}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as temporary:
-            Path(temporary).write_bytes(save(weights, metadata))
-    except OSError as error:
-        raise CheckpointError(
-            "cannot save the decoder", about=path, got=error, fix="free the disk or choose another folder"
-        ) from error
-    return path
+    write_sealed(path, _weights(decoder.model), _description(decoder))
+    return Path(path)
 
 
 def load_decoder(path: str | os.PathLike[str], *, device: str = "cpu") -> Decoder:
@@ -80,20 +70,13 @@ def load_decoder(path: str | os.PathLike[str], *, device: str = "cpu") -> Decode
         CheckpointError: The file is missing, damaged, foreign, or of another version.
     """
     path = Path(path)
-    metadata, weights = _read(path)
-    description = metadata["possm"]
-    if _digest(weights, description) != metadata.get("sha256"):
-        raise CheckpointError("the file is damaged: its checksum is wrong", about=path, fix="copy it again")
-    content = json.loads(description)
-    if content["format"] != FORMAT:
-        raise CheckpointError(
-            "the file is of another version",
-            about=path,
-            got=f"format {content['format']}",
-            wanted=f"format {FORMAT}",
-            fix="install the version of possm that wrote it: " + str(content.get("possm_version")),
-        )
-    decoder = _rebuild(content, weights, path)
+    content, weights = read_sealed(path)
+    try:
+        decoder = _rebuild(content, weights, path)
+    except CheckpointError:
+        raise
+    except (PossmError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError("what the file describes is not a decoder", about=path, got=error) from error
     decoder.model.to(device)
     return decoder
 
@@ -101,10 +84,7 @@ def load_decoder(path: str | os.PathLike[str], *, device: str = "cpu") -> Decode
 def _rebuild(content: Mapping[str, Any], weights: dict[str, Tensor], path: Path) -> Decoder:
     vocabulary = from_json(Vocabulary, content["vocabulary"])
     scaling = {name: from_json(Scaling, value) for name, value in content["scaling"].items()}
-    try:
-        config = from_json(PossmConfig, content["config"])
-    except PossmError as error:
-        raise CheckpointError("its configuration cannot be used", about=path, got=error) from error
+    config = from_json(PossmConfig, content["config"])
     model = Possm(config, num_units=len(vocabulary.units), num_sessions=len(vocabulary.sessions))
     _fill(model, weights, path)
     return Decoder(model.eval(), vocabulary, scaling, content["provenance"])
@@ -124,18 +104,55 @@ def _fill(model: Possm, weights: dict[str, Tensor], path: Path) -> None:
     model.to(dtype).load_state_dict(weights)
 
 
-def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    if not path.is_file():
+def write_sealed(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], description: str) -> None:
+    """Write tensors and JSON under one checksum; what is there stays whole until the new file is complete.
+
+    Raises:
+        CheckpointError: The disk refuses.
+    """
+    metadata = {"possm": description, "sha256": _digest(tensors, description)}
+    try:
+        with atomic_path(Path(path)) as temporary:
+            temporary.write_bytes(save(dict(tensors), metadata))
+    except OSError as error:
+        raise CheckpointError(
+            "cannot be saved", about=path, got=error, fix="free the disk or choose another folder"
+        ) from error
+
+
+def read_sealed(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The JSON and the tensors of a file that `write_sealed` made.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, foreign, or of another version.
+    """
+    if not Path(path).is_file():
         raise CheckpointError("there is no such file", about=path, fix="check the path")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, LookupError) as error:
         raise CheckpointError("the file is damaged or not a decoder", about=path, got=error) from error
     if "possm" not in metadata:
         raise CheckpointError("the file holds weights, but not of a possm decoder", about=path)
-    return metadata, weights
+    damaged = CheckpointError("the file is damaged: its checksum is wrong", about=path, fix="copy it again")
+    try:
+        content = json.loads(metadata["possm"])
+        version = content["format"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise damaged from error
+    if version != FORMAT:
+        raise CheckpointError(
+            "the file is of another version",
+            about=path,
+            got=f"format {version}",
+            wanted=f"format {FORMAT}",
+            fix=f"install the version of possm that wrote it: {content.get('possm_version')}",
+        )
+    if _digest(tensors, metadata["possm"]) != metadata.get("sha256"):
+        raise damaged
+    return content, tensors
 
 
 def _weights(model: Possm) -> dict[str, Tensor]:
@@ -161,5 +178,5 @@ def _digest(weights: Mapping[str, Tensor], description: str) -> str:
     for name in sorted(weights):
         tensor = weights[name]
         sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return sha.hexdigest()

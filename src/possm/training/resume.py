@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
-from possm.data.files import atomic_path
+from possm.checkpoint import FORMAT, read_sealed, write_sealed
 from possm.errors import CheckpointError, ConfigError
 
 FILE = "resume.safetensors"
@@ -48,7 +46,11 @@ def save_run(
     best: nn.Module,
     optimizer: torch.optim.Optimizer,
 ) -> None:
-    """Write the run; the previous one stays whole until this one is complete."""
+    """Write the run; the previous one stays whole until this one is complete.
+
+    Raises:
+        CheckpointError: The disk refuses.
+    """
     tensors = {"random.cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         tensors["random.cuda"] = torch.cuda.get_rng_state()
@@ -57,9 +59,8 @@ def save_run(
     for index, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(v) for key, v in moments.items()}
     content = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    metadata = {"settings": json.dumps(settings), "progress": json.dumps(progress)}
-    with atomic_path(folder / FILE) as temporary:
-        temporary.write_bytes(save(content, metadata))
+    description = {"format": FORMAT, "settings": settings, "progress": progress}
+    write_sealed(folder / FILE, content, json.dumps(description))
 
 
 def load_run(folder: Path, settings: dict[str, Any]) -> SavedRun | None:
@@ -73,14 +74,13 @@ def load_run(folder: Path, settings: dict[str, Any]) -> SavedRun | None:
     if not path.exists():
         return None
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+        content, tensors = read_sealed(path)
+        theirs, progress = content["settings"], content["progress"]
+    except (CheckpointError, LookupError) as error:
         raise CheckpointError(
             "the interrupted run cannot be read", about=path, got=error, fix="delete it to start again"
         ) from error
-    theirs, ours = json.loads(metadata["settings"]), json.loads(json.dumps(settings))
+    ours = json.loads(json.dumps(settings))
     if theirs != ours:
         raise ConfigError(
             "the folder holds a run with other settings",
@@ -88,7 +88,7 @@ def load_run(folder: Path, settings: dict[str, Any]) -> SavedRun | None:
             got=_differences(theirs, ours),
             fix="use the same settings to go on with it, or another --out folder",
         )
-    return SavedRun(tensors, json.loads(metadata["progress"]))
+    return SavedRun(tensors, progress)
 
 
 def _differences(theirs: dict[str, Any], ours: dict[str, Any], prefix: str = "") -> str:
