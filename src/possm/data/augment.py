@@ -44,6 +44,16 @@ def augment_tokens(
         kept_units = rng.random(num_units) < share
         keep &= kept_units[unit]
     if config.token_dropout > 0:
-        count = rng.binomial(count.astype(np.int64), 1 - config.token_dropout).astype(np.float32)
+        count = _thinned(count, 1 - config.token_dropout, rng)
         keep &= count > 0
     return keep, count
+
+
+def _thinned(count: np.ndarray, kept: float, rng: np.random.Generator) -> np.ndarray:
+    """Every spike stays with probability `kept`, and so does what a feature has beyond a whole number."""
+    whole = np.floor(count)
+    rest = count - whole
+    stays = rng.binomial(whole.astype(np.int64), kept)
+    if rest.any():
+        return (stays + rest * (rng.random(len(rest)) < kept)).astype(np.float32)
+    return stays.astype(np.float32)

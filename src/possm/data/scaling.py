@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from possm.config import require
 from possm.data.recording import Recording
 from possm.errors import RecordingError
 
@@ -19,23 +20,34 @@ class Scaling:
     std: tuple[float, ...]
     unit: str = ""
 
+    def __post_init__(self) -> None:
+        fits = len(self.mean) == len(self.std) >= 1 and min(self.std) > 0
+        require(
+            fits, "scaling", (self.mean, self.std), "a mean and a standard deviation above 0 per dimension"
+        )
+
     @classmethod
     def fit(cls, recordings: Iterable[Recording], behavior: str, *, split: str = "train") -> Scaling:
         """Of all samples in a split; rows with NaN are left out.
 
         Raises:
-            RecordingError: No sample is there, or the behavior never changes.
+            RecordingError: No sample is there, the behavior never changes, or its unit does.
         """
-        parts, unit, names = [], "", []
+        parts, units, names = [], {}, []
         for recording in recordings:
             signal = recording.behavior(behavior)
             names.append(recording.name)
-            unit = unit or signal.unit
+            if signal.unit:
+                units[signal.unit] = recording.name
             for start_s, end_s in recording.split(split):
                 parts.append(np.asarray(signal.slice(start_s, end_s).values, np.float64))
         values = np.concatenate(parts) if parts else np.zeros((0, 1))
         values = values[np.isfinite(values).all(axis=1)]
         about = f"{names[0] if names else 'no recording'}, behavior '{behavior}'"
+        if len(units) > 1:
+            raise RecordingError(
+                "it has several physical units, so one scaling fits none", about=behavior, got=units
+            )
         if not len(values):
             raise RecordingError(f"no sample of it lies in the {split} split", about=about)
         mean, std = values.mean(axis=0), values.std(axis=0)
@@ -46,7 +58,7 @@ class Scaling:
                 got=f"standard deviation {std.tolist()}",
                 fix="choose another behavior, or check the recording with `possm inspect`",
             )
-        return cls(tuple(mean.tolist()), tuple(std.tolist()), unit)
+        return cls(tuple(mean.tolist()), tuple(std.tolist()), next(iter(units), ""))
 
     def apply(self, values: np.ndarray) -> np.ndarray:
         """Physical -> scaled, float32: (n, D) -> (n, D)."""
