@@ -150,10 +150,8 @@ def _binned(recording: Recording, binned: Binned) -> list[str]:
     warnings = quiet_units(recording)
     together = synchronous(binned)
     if together:
-        share = f"{SYNCHRONOUS:.0%}"
-        warnings.append(
-            f"{together} bins with over {share} of the units active at once, likely artefacts (kept)"
-        )
+        share = f"{SYNCHRONOUS:.0%} of units"
+        warnings.append(f"{together} bins with over {share} active, likely artefacts (kept)")
     return warnings
 
 
@@ -221,6 +219,4 @@ def _splits(recording: Recording) -> list[str]:
                 fix="make new ones with possm.data.splits.chronological_split",
             )
     outside = {name: (part - recording.domain).total_s for name, part in parts.items()}
-    return [
-        f"{s:.1f} s of the split {name} lie outside the domain" for name, s in outside.items() if s > 1e-6
-    ]
+    return [f"{s:.1f} s of {name} lie outside the domain" for name, s in outside.items() if s > 1e-6]

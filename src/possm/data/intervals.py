@@ -87,10 +87,10 @@ class Intervals:
 
     def slice(self, start_s: float, end_s: float) -> Intervals:
         """What lies in ``[start_s, end_s)``, cut off at its edges, columns kept."""
-        keep = (self.start_s < end_s) & (self.end_s > start_s)
-        inside = self.where(keep)
-        start, end = np.maximum(inside.start_s, start_s), np.minimum(inside.end_s, end_s)
-        return Intervals(start, end, inside.columns)
+        start, end = np.maximum(self.start_s, start_s), np.minimum(self.end_s, end_s)
+        keep = start < end
+        columns = {name: column[keep] for name, column in self.columns.items()}
+        return Intervals(start[keep], end[keep], columns)
 
     def dilate(self, by_s: float) -> Intervals:
         """Every interval longer by `by_s` at both ends; a negative value shortens, and drops the vanished."""
