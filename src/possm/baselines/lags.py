@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
+from possm.data.chunks import EDGE_TOLERANCE_S
 from possm.data.recording import Intervals, Recording
 from possm.errors import RecordingError
 
-SLACK = 1e-6  # of a bin: a sample stamped at the edge of a bin may miss it by a rounding error
+BLOCK = 4096  # samples whose history is laid out at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,8 +25,8 @@ class Bins:
     """(bins + 1,) float64: bin i covers ``[edges_s[i], edges_s[i + 1])``."""
     domain: Intervals
     """No history reaches across the start of one of these, not even where two of them touch."""
-    exact: bool
-    """True if the bins were made from spike times: then not even a rounding error of future is allowed."""
+    from_spikes: bool
+    """True if the bins were made from spike times, so that their length was free to choose."""
 
     @property
     def bin_s(self) -> float:
@@ -37,20 +39,20 @@ class Bins:
 
     def capped(self, ceiling: np.ndarray) -> Bins:
         """The same bins, no value above the (units,) ceiling."""
-        return Bins(np.minimum(self.values, ceiling), self.edges_s, self.domain, self.exact)
+        return Bins(np.minimum(self.values, ceiling), self.edges_s, self.domain, self.from_spikes)
 
     def lagged(self, times_s: np.ndarray, *, lags: int, width: int = 1, strict: bool = True) -> np.ndarray:
         """The `lags` newest spans of `width` bins that each time may see, newest first.
 
         Args:
-            times_s: (n,) times inside the domain.
+            times_s: (n,) times; outside the domain there is no history.
             lags: Number of spans; they lie end to end.
             width: Bins summed in each span.
             strict: The newest bin ends at or before the time. Otherwise it is the bin that holds the time
                 (the convention of the paper), which looks ahead by up to a bin.
 
         Returns:
-            (n, lags * units) float64, lag by lag; NaN where a span would begin before the stretch of
+            (n, lags * units) float64, lag by lag; NaN where a span would begin before the stretch of the
             domain that holds the time.
         """
         newest, oldest = self._reach(times_s, strict)
@@ -69,38 +71,78 @@ class Bins:
 
     def _reach(self, times_s: np.ndarray, strict: bool) -> tuple[np.ndarray, np.ndarray]:
         """Newest and oldest bin that each time may see; newest < oldest if there is none."""
-        slack_s = SLACK * self.bin_s
-        stretch = np.searchsorted(self.domain.start_s, times_s, side="right") - 1
-        oldest = np.searchsorted(self.edges_s, self.domain.start_s - slack_s, side="left")[stretch]
-        last = np.searchsorted(self.edges_s, self.domain.end_s + slack_s, side="right")[stretch] - 2
-        ended = times_s if self.exact else times_s + slack_s
-        newest = np.searchsorted(self.edges_s, ended, side="right") - (2 if strict else 1)
-        return np.minimum(newest, last), oldest
+        domain, edges_s = self.domain, self.edges_s
+        stretch = np.searchsorted(domain.start_s, times_s, side="right") - 1
+        outside = (stretch < 0) | (times_s >= domain.end_s[stretch])
+        oldest = np.searchsorted(edges_s, domain.start_s - EDGE_TOLERANCE_S, side="left")[stretch]
+        last = np.searchsorted(edges_s, domain.end_s + EDGE_TOLERANCE_S, side="right")[stretch] - 2
+        holding = np.searchsorted(edges_s, times_s + EDGE_TOLERANCE_S, side="right") - 1
+        newest = np.minimum(holding - 1 if strict else holding, last)
+        return np.where(outside, -1, newest), oldest
 
 
-def bin_recording(recording: Recording, bin_ms: float) -> Bins:
+@dataclass(frozen=True, eq=False)
+class Design:
+    """The inputs of a linear decoder, a block of samples at a time, so that hours of data fit in memory."""
+
+    bins: Bins
+    lags: int
+    width: int
+    strict: bool
+    """The last three as in `Bins.lagged`."""
+
+    def blocks(
+        self, times_s: np.ndarray, mean: np.ndarray | None = None
+    ) -> Iterator[tuple[slice, np.ndarray]]:
+        """The rows and the (rows, lags * units) inputs; less `mean`, and then 0 where there is no history."""
+        for begin in range(0, len(times_s), BLOCK):
+            rows = slice(begin, min(begin + BLOCK, len(times_s)))
+            inputs = self.bins.lagged(times_s[rows], lags=self.lags, width=self.width, strict=self.strict)
+            yield rows, inputs if mean is None else np.nan_to_num(inputs - mean)
+
+    def moments(self, times_s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of every input where there is history; a constant input gets 1."""
+        number = total = square = np.zeros(1)
+        for _, inputs in self.blocks(times_s):
+            number = number + np.isfinite(inputs).sum(axis=0)
+            total = total + np.nansum(inputs, axis=0)
+        mean = total / np.maximum(number, 1)
+        for _, inputs in self.blocks(times_s, mean):
+            square = square + np.square(inputs).sum(axis=0)
+        deviation = np.sqrt(square / np.maximum(number, 1))
+        return mean, np.where(deviation > 0, deviation, 1.0)
+
+
+def bin_recording(recording: Recording, bin_ms: float, *, cross_gaps: bool = False) -> Bins:
     """The recording's own bins if it has some; else its spikes counted in bins of `bin_ms`.
+
+    Args:
+        recording: Its bins or spikes are read as a whole.
+        bin_ms: See above.
+        cross_gaps: Whether history may reach across a gap of the domain, into bins that were recorded but
+            do not count. Never across the point where two stretches touch, for there time itself is cut.
 
     Raises:
         RecordingError: There is no domain, or a binned value is NaN or infinite.
     """
     if not len(recording.domain):
         raise RecordingError("the domain is empty", about=recording.name, fix="prepare the recording again")
+    domain = _bridged(recording.domain) if cross_gaps else recording.domain
     if recording.binned is not None:
-        return _own_bins(recording)
+        return _own_bins(recording, domain)
     assert recording.spikes is not None
     start_s, end_s = float(recording.domain.start_s[0]), float(recording.domain.end_s.max())
     bin_s = bin_ms / 1e3
-    num_bins = max(1, int(np.floor((end_s - start_s) / bin_s + SLACK)))
+    num_bins = max(1, int(np.floor((end_s - start_s + EDGE_TOLERANCE_S) / bin_s)))
     edges_s = start_s + np.arange(num_bins + 1) * bin_s
     spikes = recording.spikes.slice(start_s, float(edges_s[-1]))
     row = np.searchsorted(edges_s, spikes.times_s, side="right") - 1
     flat = np.bincount(row * recording.num_units + spikes.unit, minlength=num_bins * recording.num_units)
     values = flat.reshape(num_bins, recording.num_units).astype(np.float64)
-    return Bins(values, edges_s, recording.domain, exact=True)
+    return Bins(values, edges_s, domain, from_spikes=True)
 
 
-def _own_bins(recording: Recording) -> Bins:
+def _own_bins(recording: Recording, domain: Intervals) -> Bins:
     binned = recording.binned
     assert binned is not None
     values = np.asarray(binned.values[:], np.float64)
@@ -113,4 +155,10 @@ def _own_bins(recording: Recording) -> Bins:
             wanted="finite values",
         )
     edges_s = binned.start_s + (binned.first + np.arange(len(values) + 1)) / binned.rate_hz
-    return Bins(values, edges_s, recording.domain, exact=False)
+    return Bins(values, edges_s, domain, from_spikes=False)
+
+
+def _bridged(domain: Intervals) -> Intervals:
+    """The domain with its gaps filled, and still apart where it touches."""
+    cut = domain.start_s[1:] <= domain.end_s[:-1] + EDGE_TOLERANCE_S
+    return Intervals(domain.start_s[np.append(True, cut)], domain.end_s[np.append(cut, True)])

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from possm.baselines.lags import Bins, bin_recording
+from possm.baselines.lags import Bins, Design, bin_recording
 from possm.data.recording import Intervals, Recording
 from possm.errors import ConfigError, RecordingError
 
 STRENGTHS = tuple(10.0 ** (0.5 * power) for power in range(13))
-BLOCK = 4096  # samples whose history is laid out at a time
 MAX_INPUTS = 8192  # lags x units: the normal equations then take 0.5 GB, and minutes
 
 
@@ -39,6 +38,10 @@ class WienerConfig:
     strict: bool = True
     """Whether the value at time t is made from bins that end at or before t. Otherwise from the bins up to
     the one that holds t, the convention of the paper."""
+
+    cross_gaps: bool = False
+    """Whether history reaches across gaps of the domain (see `bin_recording`). By default a gap starts it
+    anew, as it does for the other decoders."""
 
     def __post_init__(self) -> None:
         if not self.lags or min(self.lags) < 1 or not self.widths or min(self.widths) < 1:
@@ -87,8 +90,8 @@ class Wiener:
 
         Args:
             recording: The session it was fitted on, or another one of the same units.
-            intervals: Where to decode; everywhere in the domain if None. Samples outside the domain are
-                left out, samples without a measured value are not.
+            intervals: Where to decode; the domain if None. Every sample there is answered, also one without
+                a measured value; one outside the domain has no history and gets the training mean.
 
         Returns:
             Times (n,) float64 in seconds, and values (n, d) float64 in the unit of the behavior.
@@ -103,14 +106,14 @@ class Wiener:
                 got=f"{recording.num_units} units",
                 wanted=f"the {len(self.unit_ids)} units of {self.session_id}",
             )
-        bins = bin_recording(recording, self.config.bin_ms)
+        bins = bin_recording(recording, self.config.bin_ms, cross_gaps=self.config.cross_gaps)
         if not np.isclose(bins.bin_s, self.bin_s, rtol=1e-6):
             raise RecordingError(
                 "the bins have another length", about=recording.name, got=f"{bins.bin_s} s", wanted=self.bin_s
             )
         times_s = recording.behavior(self.behavior).times_s
-        times_s = times_s[_inside(times_s, recording, intervals)]
-        design = _Design(bins.capped(self.ceiling), self.lags, self.width, self.config.strict)
+        times_s = times_s[(recording.domain if intervals is None else intervals).contains(times_s)]
+        design = Design(bins.capped(self.ceiling), self.lags, self.width, self.config.strict)
         rows = [inputs @ self.weights for _, inputs in design.blocks(times_s, self.mean)]
         return times_s, self.offset + (np.concatenate(rows) if rows else np.zeros((0, len(self.offset))))
 
@@ -135,7 +138,6 @@ def fit_wiener(
             normal equations can take.
     """
     config = config or WienerConfig()
-    bins = bin_recording(recording, config.bin_ms)
     widest = max(config.lags) * recording.num_units
     if widest > MAX_INPUTS:
         raise RecordingError(
@@ -145,11 +147,12 @@ def fit_wiener(
             wanted=f"at most {MAX_INPUTS}",
             fix="fewer lags, or a recording of fewer units",
         )
+    bins = bin_recording(recording, config.bin_ms, cross_gaps=config.cross_gaps)
     train = _measured(recording, behavior, "train", None)
     valid = _measured(recording, behavior, "valid", selection)
     ceiling = _ceiling(bins, recording.split("train"), config.cap_percentile)
     capped = bins.capped(ceiling)
-    widths = config.widths if bins.exact else (1,)
+    widths = config.widths if bins.from_spikes else (1,)
     tried = [fit for width in widths for fit in _fits(capped, train, valid, width=width, config=config)]
     best = max(tried, key=lambda fit: fit.valid_r2.mean())
     return Wiener(
@@ -176,37 +179,6 @@ class _Fit:
     weights: np.ndarray
 
 
-@dataclass(frozen=True, eq=False)
-class _Design:
-    """The inputs of a candidate, a block of samples at a time, so that hours of data fit in memory."""
-
-    bins: Bins
-    lags: int
-    width: int
-    strict: bool
-
-    def blocks(
-        self, times_s: np.ndarray, mean: np.ndarray | None = None
-    ) -> Iterator[tuple[slice, np.ndarray]]:
-        """The rows and the (rows, lags * units) inputs; less `mean`, and then 0 where there is no history."""
-        for begin in range(0, len(times_s), BLOCK):
-            rows = slice(begin, min(begin + BLOCK, len(times_s)))
-            inputs = self.bins.lagged(times_s[rows], lags=self.lags, width=self.width, strict=self.strict)
-            yield rows, inputs if mean is None else np.nan_to_num(inputs - mean)
-
-    def moments(self, times_s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of every input where there is history; a constant input gets 1."""
-        number = total = square = np.zeros(1)
-        for _, inputs in self.blocks(times_s):
-            number = number + np.isfinite(inputs).sum(axis=0)
-            total = total + np.nansum(inputs, axis=0)
-        mean = total / np.maximum(number, 1)
-        for _, inputs in self.blocks(times_s, mean):
-            square = square + np.square(inputs).sum(axis=0)
-        deviation = np.sqrt(square / np.maximum(number, 1))
-        return mean, np.where(deviation > 0, deviation, 1.0)
-
-
 def _fits(
     bins: Bins,
     train: tuple[np.ndarray, np.ndarray],
@@ -217,7 +189,7 @@ def _fits(
 ) -> Iterator[_Fit]:
     """The best fit of every number of lags: fewer lags are the leading block of the same normal equations."""
     times_s, target = train
-    design = _Design(bins, max(config.lags), width, config.strict)
+    design = Design(bins, max(config.lags), width, config.strict)
     mean, scale = design.moments(times_s)
     gram = np.zeros((len(mean), len(mean)))
     cross = np.zeros((len(mean), target.shape[1]))
@@ -228,7 +200,7 @@ def _fits(
     for lags in config.lags:
         part = slice(0, lags * bins.values.shape[1])
         path = _ridge_path(gram[part, part], cross[part], config.strengths) / scale[part, None, None]
-        r2 = _path_r2(_Design(bins, lags, width, config.strict), mean[part], path, target.mean(axis=0), valid)
+        r2 = _path_r2(Design(bins, lags, width, config.strict), mean[part], path, target.mean(axis=0), valid)
         best = r2.argmax(axis=0)
         outputs = np.arange(len(best))
         strengths = np.asarray(config.strengths)[best]
@@ -269,20 +241,16 @@ def _ceiling(bins: Bins, train: Intervals, percentile: float | None) -> np.ndarr
     return np.maximum(np.percentile(bins.values[bins.inside(train)], percentile, axis=0), 1.0)
 
 
-def _inside(times_s: np.ndarray, recording: Recording, intervals: Intervals | None) -> np.ndarray:
-    mask = recording.domain.contains(times_s)
-    return mask if intervals is None else mask & intervals.contains(times_s)
-
-
 def _measured(
     recording: Recording, behavior: str, split: str, within: Intervals | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Times (n,) and values (n, d) of the samples of a split that have a value in every dimension."""
     signal = recording.behavior(behavior)
     times_s, values = signal.times_s, np.asarray(signal.values[:], np.float64)
-    keep = _inside(times_s, recording, recording.split(split)) & np.isfinite(values).all(axis=1)
-    if within is not None:
-        keep &= within.contains(times_s)
+    keep = np.isfinite(values).all(axis=1) & recording.domain.contains(times_s)
+    for intervals in (recording.split(split), within):
+        if intervals is not None:
+            keep &= intervals.contains(times_s)
     if not keep.any():
         raise RecordingError(
             f"the {split} split has no sample of '{behavior}'", about=recording.name, got="0 samples"

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 TRUE, DECODED, WIENER, LOSS = "#222222", "#0072B2", "#D55E00", "#009E73"
 WIDTH = 9.6  # inches, the width of the page
+DPI = 150
 MAX_DIMENSIONS = 6  # rows of a figure; the rest is told in the caption
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -58,10 +59,10 @@ def style() -> Iterator[None]:
         yield
 
 
-def to_png(figure: Figure, dpi: int = 150) -> bytes:
+def to_png(figure: Figure) -> bytes:
     """The figure as the bytes of a PNG."""
     buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
+    figure.savefig(buffer, format="png", dpi=DPI)
     return buffer.getvalue()
 
 
@@ -114,8 +115,9 @@ def bars_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
         length = np.clip(np.nan_to_num(values), low, None)
         hatch = "////" if key == "r2_wiener" else None
         axes.barh(place + shift, length, 0.34, color=colour, label=label, hatch=hatch, edgecolor="white")
-        for y, value, x in zip(place + shift, values, length, strict=True):
-            text = "not defined" if np.isnan(value) else f"{value:.3f}"
+        for y, value, x, row in zip(place + shift, values, length, rows, strict=True):
+            text = f"{value:.3f}" if finite(value) else "not defined"
+            text = "none" if key == "r2_wiener" and row.get(key) is None else text
             text += " (bar cut off)" if value < low else ""
             axes.text(max(x, 0.0) + 0.01, y, text, va="center", fontsize=9, color="#333333")
     axes.set_yticks(place, [_row_name(row, rows) for row in rows])

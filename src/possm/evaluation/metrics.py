@@ -46,7 +46,8 @@ def r2_per_dimension(target: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     residual = np.where(undefined, 0.0, guess - truth)
     # Scaled by the spread, so that tiny or huge units neither underflow nor overflow when squared.
     spread = np.where(undefined, 1.0, np.ptp(truth, axis=0))
-    error = np.square(residual / spread).sum(axis=0)
+    with np.errstate(over="ignore"):  # an absurd prediction scores -inf
+        error = np.square(residual / spread).sum(axis=0)
     variation = np.square((truth - truth.mean(axis=0)) / spread).sum(axis=0)
     return np.where(undefined, np.nan, 1.0 - error / np.where(undefined, 1.0, variation))
 

@@ -23,11 +23,11 @@ def image(png: bytes, name: str, note: str) -> str:
     )
 
 
-def table(head: Sequence[str], body: Sequence[Sequence[str]], *, numbers: Sequence[int] = ()) -> str:
-    """An HTML table of plain text; the columns in `numbers` are set to the right."""
+def table(head: Sequence[str], body: Sequence[Sequence[str]], *, classes: Mapping[int, str]) -> str:
+    """An HTML table of plain text; `classes` by column: ``n`` sets numbers to the right, ``w`` wraps."""
 
     def line(kind: str, row: Sequence[str]) -> str:
-        align = ["" if column not in numbers else ' class="n"' for column in range(len(row))]
+        align = [f' class="{classes[column]}"' if column in classes else "" for column in range(len(row))]
         cells = [f"<{kind}{a}>{escape(text)}</{kind}>" for a, text in zip(align, row, strict=True)]
         return f"<tr>{''.join(cells)}</tr>"
 
@@ -58,6 +58,7 @@ h1 { font-size: 1.5rem; margin: 0 0 1rem; } h2 { font-size: 1.15rem; margin: 2.2
 th, td { text-align: left; padding: .28rem 1.1rem .28rem 0; border-bottom: 1px solid #e4e4e4;
   white-space: nowrap; }
 th { border-bottom: 2px solid #bbb; font-weight: 600; } th.n, td.n { text-align: right; }
+td.w { white-space: normal; min-width: 9rem; }
 table, .number { font-variant-numeric: tabular-nums; }
 figure { margin: .8rem 0 1.8rem; break-inside: avoid; } img { width: 100%; height: auto; }
 figcaption, .note { color: #555; font-size: .88rem; }

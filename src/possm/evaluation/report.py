@@ -131,7 +131,11 @@ def _score_table(data: ReportData) -> str:
     keys = [(str(row.get("session")), str(row.get("behavior"))) for row in data.rows]
     body = [_score_row(row, names.get(key, ())) for row, key in zip(data.rows, keys, strict=True)]
     measures = ("R2", "R2 per dimension", "R2 Wiener", "difference", "seconds", "chunks")
-    scores = table(("session", "behavior", "split", *measures), body, numbers=(3, 5, 6, 7, 8))
+    scores = table(
+        ("session", "behavior", "split", *measures),
+        body,
+        classes={4: "w", **dict.fromkeys((3, 5, 6, 7, 8), "n")},
+    )
     return f"<h2>Scores</h2>{scores}<p class=note>All figures: {CONVENTIONS[data.convention][0]}.</p>"
 
 
@@ -139,7 +143,7 @@ def _score_row(row: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     r2, wiener = row.get("r2"), row.get("r2_wiener")
     parts = row.get("r2_per_dimension")
     parts = list(parts) if parts is not None else []
-    labels = [f"{name} " for name in names] if len(names) == len(parts) else [""] * len(parts)
+    labels = [f"{name} " for name in names] if 1 < len(names) == len(parts) <= 3 else [""] * len(parts)
     return [
         *(str(row.get(key, "")) for key in ("session", "behavior", "split")),
         _number(r2),
@@ -216,7 +220,7 @@ def _training_figure(data: ReportData) -> Iterator[str]:
 def _latency(data: ReportData) -> Iterator[str]:
     if data.latency:
         yield "<h2>Latency</h2>" + table(
-            ("", "value"), [[name, f"{value:,.3f}"] for name, value in data.latency.items()], numbers=(1,)
+            ("", "value"), [[name, f"{value:,.3f}"] for name, value in data.latency.items()], classes={1: "n"}
         )
 
 

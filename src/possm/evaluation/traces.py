@@ -24,7 +24,7 @@ class Trace:
     wiener: np.ndarray | None = None
     """(n, d) of the Wiener filter, if there is one."""
     dimensions: tuple[str, ...] = ()
-    """Names of the dimensions; x, y, z or 1, 2, ... if not given."""
+    """Names of the dimensions; x, y, z or dim 1, dim 2, ... if not given."""
     unit: str = ""
     """Physical unit; "" when not known."""
 
@@ -40,8 +40,7 @@ class Trace:
                 wanted="times (n,), all else (n, d)",
             )
         if not self.dimensions:
-            names = ("x", "y", "z") if 1 < shape[1] <= 3 else tuple(str(k + 1) for k in range(shape[1]))
-            object.__setattr__(self, "dimensions", names[: shape[1]])
+            object.__setattr__(self, "dimensions", _names(self.behavior, shape[1]))
         if len(self.dimensions) != shape[1]:
             raise ConfigError("a trace needs one name per dimension", got=self.dimensions, wanted=shape[1])
 
@@ -77,3 +76,9 @@ class Raster:
                 about=self.session,
                 got=(np.shape(self.times_s), np.shape(self.unit), self.start_s, self.end_s),
             )
+
+
+def _names(behavior: str, number: int) -> tuple[str, ...]:
+    if number == 1:
+        return (behavior,)
+    return ("x", "y", "z")[:number] if number <= 3 else tuple(f"dim {k + 1}" for k in range(number))
