@@ -271,6 +271,14 @@ def test_what_cannot_be_fitted_says_why():
         fit_wiener(recording, "cursor.pos", WienerConfig(lags=(2000,)))
 
 
+def test_many_units_get_fewer_lags_and_are_told(monkeypatch, caplog):
+    monkeypatch.setattr("possm.baselines.wiener.MAX_INPUTS", 60)
+    recording, _ = linear_recording()
+    wiener = fit_wiener(recording, "cursor.pos", WienerConfig(lags=(4, 10, 20)))
+    assert wiener.config.lags == (4, 10)
+    assert "(4, 10) lags only" in caplog.text
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

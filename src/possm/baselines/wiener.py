@@ -8,14 +8,17 @@ is looked at before `Wiener.decode`.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from possm.baselines.lags import Bins, Design, bin_recording
 from possm.data.recording import Intervals, Recording
 from possm.errors import ConfigError, RecordingError
+
+logger = logging.getLogger(__name__)
 
 STRENGTHS = tuple(10.0 ** (0.5 * power) for power in range(13))
 MAX_INPUTS = 8192  # lags x units: the normal equations then take 0.5 GB, and minutes
@@ -137,16 +140,7 @@ def fit_wiener(
         RecordingError: No such behavior or split, a split without one measured sample, or more inputs than
             normal equations can take.
     """
-    config = config or WienerConfig()
-    widest = max(config.lags) * recording.num_units
-    if widest > MAX_INPUTS:
-        raise RecordingError(
-            "too many units for a Wiener filter",
-            about=recording.name,
-            got=f"{recording.num_units} units x {max(config.lags)} lags = {widest} inputs",
-            wanted=f"at most {MAX_INPUTS}",
-            fix="fewer lags, or a recording of fewer units",
-        )
+    config = _affordable(config or WienerConfig(), recording)
     bins = bin_recording(recording, config.bin_ms, cross_gaps=config.cross_gaps)
     train = _measured(recording, behavior, "train", None)
     valid = _measured(recording, behavior, "valid", selection)
@@ -165,6 +159,22 @@ def fit_wiener(
         offset=train[1].mean(axis=0),
         **vars(best),
     )
+
+
+def _affordable(config: WienerConfig, recording: Recording) -> WienerConfig:
+    """The config without the numbers of lags that make too many inputs; the log says if some are left out."""
+    lags = tuple(lags for lags in config.lags if lags * recording.num_units <= MAX_INPUTS)
+    if not lags:
+        raise RecordingError(
+            "too many units for a Wiener filter",
+            about=recording.name,
+            got=f"{recording.num_units} units x {min(config.lags)} lags",
+            wanted=f"at most {MAX_INPUTS} inputs",
+            fix="fewer lags, or a recording of fewer units",
+        )
+    if lags != config.lags:
+        logger.warning("%s: Wiener filter with %s lags only, of %s", recording.name, lags, config.lags)
+    return replace(config, lags=lags)
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,7 +228,7 @@ def _ridge_path(gram: np.ndarray, cross: np.ndarray, strengths: tuple[float, ...
 
 
 def _path_r2(
-    design: _Design,
+    design: Design,
     mean: np.ndarray,
     path: np.ndarray,
     offset: np.ndarray,
