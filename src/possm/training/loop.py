@@ -1,9 +1,9 @@
 """The training loop: windows -> batch -> decoder -> loss -> weights, validated, saved, resumable.
 
 A run is a folder: decoder.safetensors (the best so far by validation R2), metrics.jsonl (a row per
-validation), config.json, summary.json, and resume.safetensors while it is not finished. A run that is
-killed and started again with the same settings goes on from its last validation and ends with the same
-weights as one that was never interrupted.
+validation), config.json, summary.json once it is finished, and resume.safetensors. A run that is killed and
+started again with the same settings goes on from its last validation and ends with the same weights as one
+that was never interrupted.
 """
 
 from __future__ import annotations
@@ -34,16 +34,19 @@ from possm.data.vocabulary import Vocabulary
 from possm.data.windows import random_windows
 from possm.errors import ConfigError, PossmError, RecordingError
 from possm.evaluation.score import evaluate
-from possm.model.decoder import BehaviorConfig, Possm, PossmConfig
+from possm.model.decoder import Possm, PossmConfig
 from possm.training.losses import total_loss
 from possm.training.memory import keep_freed_memory
 from possm.training.optim import OptimConfig, learning_rate, make_optimizer, update_average
+from possm.training.preflight import behavior_configs, check_names, check_recordings
 from possm.training.resume import load_run, save_run
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_STEPS = 1000
 DEFAULT_VALIDATIONS = 12
+PROGRESS = ("epoch", "step", "windows", "best_r2", "best_epoch", "wall_s", "metrics")
+"""What a run counts, besides weights and optimizer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,13 +83,18 @@ class TrainConfig:
     """"float32", "bf16", or "auto": bf16 on CUDA."""
 
     def __post_init__(self) -> None:
-        require(len(self.behavior) > 0, "behavior", self.behavior, "one or more names")
+        names = "one or more names, as a tuple"
+        require(bool(self.behavior) and not isinstance(self.behavior, str), "behavior", self.behavior, names)
         require(self.window_s > 0, "window_s", self.window_s, "above 0")
         for name in ("batch_size", "epochs", "valid_every"):
             value = getattr(self, name)
             require(value is None or value >= 1, name, value, "1 or more")
         choices = ("auto", "float32", "bf16")
         require(self.precision in choices, "precision", self.precision, f"one of {choices}")
+        check_names("behavior_weights", self.behavior_weights, self.behavior)
+        for name in ("interval_weights", "behavior_weights"):
+            weights = getattr(self, name)
+            require(all(0 <= w < math.inf for w in weights.values()), name, weights, "finite, 0 or more")
 
 
 @dataclass(frozen=True)
@@ -147,8 +155,16 @@ class _Run:
     """The moving parts of one run."""
 
     def __init__(self, recordings: Sequence[Recording], config: TrainConfig, out: Path) -> None:
+        check_recordings(
+            recordings,
+            behaviors=config.behavior,
+            chunk_ms=config.decoder.chunk_ms,
+            within=config.evaluate_within,
+        )
+        check_names("interval_weights", config.interval_weights, {i for r in recordings for i in r.intervals})
         self.recordings, self.out = recordings, out
-        self.config = replace(config, decoder=_with_behaviors(config, recordings))
+        behaviors = behavior_configs(recordings, config.behavior)
+        self.config = replace(config, decoder=replace(config.decoder, behaviors=behaviors))
         self.vocabulary = Vocabulary.of(recordings)
         self.scaling = {name: Scaling.fit(recordings, name) for name in config.behavior}
         self.device = _device(config.device)
@@ -171,20 +187,20 @@ class _Run:
         self.epochs = config.epochs or math.ceil(DEFAULT_STEPS / steps)
         self.valid_every = config.valid_every or math.ceil(self.epochs / DEFAULT_VALIDATIONS)
         self.total_steps = self.epochs * steps
-        self.epoch = self.step = self.windows = 0
+        self.epoch = self.best_epoch = self.step = self.windows = 0
         self.best_r2, self.wall_s = -math.inf, 0.0
         self.started = time.perf_counter()
         self.metrics: list[dict[str, Any]] = []
 
     def restore(self) -> None:
         """Go on where this folder's run stopped, if there is one."""
-        self.out.mkdir(parents=True, exist_ok=True)
         saved = load_run(self.out, self._settings())
         if saved is not None:
             saved.restore(model=self.model, average=self.average, best=self.best, optimizer=self.optimizer)
-            for name in ("epoch", "step", "windows", "best_r2", "wall_s", "metrics"):
+            for name in PROGRESS:
                 setattr(self, name, saved.progress[name])
             logger.info("resumed %s at epoch %d", self.out, self.epoch)
+        _write(self.out / "config.json", json.dumps(to_json(self.config), indent=1))
 
     def train_epoch(self, progress: Callable[[Progress], None] | None) -> None:
         """One pass over the training intervals."""
@@ -199,7 +215,7 @@ class _Run:
 
     def validate(self, progress: Callable[[Progress], None] | None) -> None:
         """Score the averaged weights, keep the best, write everything down."""
-        decoder = self._decoder(self.average)
+        decoder = Decoder(self.average.eval(), self.vocabulary, self.scaling)
         rows = [
             score
             for recording in self.recordings
@@ -214,9 +230,9 @@ class _Run:
                 fix="give the valid split samples of a behavior that changes",
             )
         if valid_r2 > self.best_r2:
-            self.best_r2 = valid_r2
+            self.best_r2, self.best_epoch = valid_r2, self.epoch
             self.best.load_state_dict(self.average.state_dict())
-            save_decoder(self._decoder(self.best), self.out / "decoder.safetensors")
+            save_decoder(self._best(), self.out / "decoder.safetensors")
         now = time.perf_counter()
         self.wall_s, self.started = self.wall_s + now - self.started, now
         row = {"epoch": self.epoch, "step": self.step, "train_loss": self.epoch_loss, "valid_r2": valid_r2}
@@ -229,7 +245,7 @@ class _Run:
 
     def finish(self) -> TrainResult:
         """Write the summary; the same command run again finds the run complete and changes nothing."""
-        decoder = self._decoder(self.best)
+        decoder = self._best()
         path = save_decoder(decoder, self.out / "decoder.safetensors")
         summary = {
             "best_valid_r2": self.best_r2,
@@ -238,7 +254,8 @@ class _Run:
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         }
-        _write_json(self.out / "summary.json", summary)
+        self._write_metrics()  # again, for a run that was killed after its last validation
+        _write(self.out / "summary.json", json.dumps(summary, indent=1))
         return TrainResult(decoder, path, summary)
 
     def _step(self, batch: Batch) -> float:
@@ -297,24 +314,27 @@ class _Run:
         eta_s = elapsed / max(1, self.step) * (self.total_steps - self.step)
         return Progress(self.epoch, self.epochs, self.step, self.total_steps, loss, eta_s, valid_r2)
 
-    def _decoder(self, model: Possm) -> Decoder:
+    def _best(self) -> Decoder:
         provenance = {
             "training": to_json(self.config),
             "files": [recording.name for recording in self.recordings],
             "best_valid_r2": self.best_r2,
-            "epoch": self.epoch,
+            "epoch": self.best_epoch,
             "torch": torch.__version__,
         }
-        return Decoder(copy.deepcopy(model).cpu().eval(), self.vocabulary, dict(self.scaling), provenance)
+        return Decoder(copy.deepcopy(self.best).cpu().eval(), self.vocabulary, dict(self.scaling), provenance)
 
     def _settings(self) -> dict[str, Any]:
         """What must be the same for a run to go on."""
-        return {**to_json(self.config), "sessions": list(self.vocabulary.sessions)}
+        return {
+            **to_json(self.config),
+            "sessions": list(self.vocabulary.sessions),
+            "units": len(self.vocabulary.units),
+            "scaling": {name: to_json(scaling) for name, scaling in self.scaling.items()},
+        }
 
     def _save(self) -> None:
-        progress = {
-            name: getattr(self, name) for name in ("epoch", "step", "windows", "best_r2", "wall_s", "metrics")
-        }
+        progress = {name: getattr(self, name) for name in PROGRESS}
         save_run(
             self.out,
             self._settings(),
@@ -324,35 +344,10 @@ class _Run:
             best=self.best,
             optimizer=self.optimizer,
         )
-        with atomic_path(self.out / "metrics.jsonl") as temporary:
-            temporary.write_text("".join(json.dumps(row) + "\n" for row in self.metrics))
+        self._write_metrics()
 
-
-def _with_behaviors(config: TrainConfig, recordings: Sequence[Recording]) -> PossmConfig:
-    """The architecture, with the sizes of the behaviors as they are in the recordings."""
-    if not recordings:
-        raise ConfigError("there is no recording to train on")
-    for recording in recordings:
-        _check_bins(recording, config.decoder.chunk_ms)
-    behaviors = {}
-    for name in config.behavior:
-        sizes = {recording.behavior(name).num_dimensions for recording in recordings}
-        if len(sizes) > 1:
-            raise ConfigError(f"behavior {name!r} differs in size between recordings", got=sorted(sizes))
-        behaviors[name] = BehaviorConfig(num_dimensions=sizes.pop())
-    return replace(config.decoder, behaviors=behaviors)
-
-
-def _check_bins(recording: Recording, chunk_ms: int) -> None:
-    """Chunks shorter than bins would be empty every now and then, and know nothing of the bin in progress."""
-    if recording.binned is not None and chunk_ms * recording.binned.rate_hz < 1000 * (1 - 1e-6):
-        bin_ms = 1000 / recording.binned.rate_hz
-        raise ConfigError(
-            "the recording has bins longer than a chunk",
-            about=recording.name,
-            got=f"bins of {bin_ms:g} ms, chunks of {chunk_ms} ms",
-            fix=f"--chunk-ms {bin_ms:.0f}",
-        )
+    def _write_metrics(self) -> None:
+        _write(self.out / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in self.metrics))
 
 
 def _device(name: str) -> torch.device:
@@ -364,6 +359,10 @@ def _device(name: str) -> torch.device:
         raise PossmError(f"cannot use device {name!r}", got=error, fix="use --device cpu") from error
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1))
+def _write(path: Path, text: str) -> None:
+    try:
+        with atomic_path(path) as temporary:
+            temporary.write_text(text)
+    except OSError as error:
+        fix = "free the disk or choose another folder"
+        raise PossmError("cannot be written", about=path, got=error, fix=fix) from error
