@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(message)s")
     try:
         _run(given[0], given[1:])
-    except PossmError as error:
+    except (PossmError, OSError) as error:  # OSError: a full disk, a missing folder
         if debug:
             raise
         print(f"possm: {error}", file=sys.stderr)
