@@ -323,3 +323,33 @@ def test_torch_brain_opens_what_is_written(tmp_path: Path, lazy: bool) -> None:
             assert opened.units.id.tolist() == list(recording.unit_ids)
             assert (opened.session.id, opened.subject.id) == ("m_20240102", "m")
             assert np.array_equal(opened.train_domain.end, recording.split("train").end_s)
+
+
+def test_what_torch_brain_writes_opens_here(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tb = pytest.importorskip("torch_brain.data", reason="torch_brain is not installed")
+        times = np.sort(np.random.default_rng(0).uniform(5, 25, 300))
+        cursor = tb.RegularTimeSeries(
+            pos=np.arange(200.0).reshape(100, 2), sampling_rate=5.0, domain_start=5.0
+        )
+        made = tb.Data(
+            spikes=tb.IrregularTimeSeries(
+                timestamps=times, unit_index=np.arange(300) % 3, domain=tb.Interval(5.0, 25.0)
+            ),
+            units=tb.ArrayDict(id=np.array(["a", "b", "c"])),
+            cursor=cursor,
+            trials=tb.Interval(
+                start=np.array([6.0, 9.0]), end=np.array([8.0, 12.0]), result=np.array(["R", "F"])
+            ),
+            session=tb.Data(id="theirs"),
+            domain=tb.Interval(5.0, 25.0),
+        )
+        with h5py.File(tmp_path / "a.h5", "w") as file:
+            made.to_hdf5(file)
+    with load_recording(tmp_path / "a.h5") as recording:
+        assert (recording.session_id, recording.unit_ids) == ("theirs", ("a", "b", "c"))
+        assert np.array_equal(recording.tokens(7.5, 19.25)[0], times[(times >= 7.5) & (times < 19.25)])
+        assert np.allclose(recording.behavior("cursor.pos").times_s, cursor.timestamps)
+        assert recording.intervals["trials"].columns["result"].tolist() == ["R", "F"]
+        assert list(recording.domain) == [(5.0, 25.0)]
