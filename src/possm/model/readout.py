@@ -53,8 +53,8 @@ class ReadoutAttention(nn.Module):
         self.to_out = nn.Linear(head_width, width)
         self.feed_forward = FeedForward(width, dropout=dropout)
         self.rotary = rotary
-        times = (torch.arange(num_context) - (num_context - 1)) * chunk_s
-        self.register_buffer("context_time_s", times, persistent=False)
+        times = ((torch.arange(num_context) - (num_context - 1)) * chunk_s).float()  # as in Rotary
+        self.register_buffer("context_time_s", times.to(torch.get_default_dtype()), persistent=False)
 
     def key_value(self, history: Tensor) -> Tensor:
         """Project every hidden state once: (S, k - 1 + C, hidden) -> (S, k - 1 + C, 2 head)."""

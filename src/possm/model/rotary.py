@@ -27,8 +27,9 @@ class Rotary(nn.Module):
     def __init__(self, num_pairs: int, *, t_min_s: float, t_max_s: float) -> None:
         super().__init__()
         periods = torch.logspace(math.log10(t_min_s), math.log10(t_max_s), num_pairs, dtype=torch.float64)
-        omega = (2 * math.pi / periods).to(torch.get_default_dtype())
-        self.register_buffer("omega", omega, persistent=False)
+        # Rounded to float32 whatever the default dtype: a file does not hold it, and must rebuild the same.
+        omega = (2 * math.pi / periods).float()
+        self.register_buffer("omega", omega.to(torch.get_default_dtype()), persistent=False)
 
     def forward(self, time_s: Tensor) -> tuple[Tensor, Tensor]:
         """Cosine and sine of every pair's angle: (...,) seconds -> two (..., num_pairs)."""
