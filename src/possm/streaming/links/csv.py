@@ -53,15 +53,14 @@ class CsvSink:
         self._widths: Mapping[str, int] = {}
         self._pending: dict[str, Prediction] = {}
         self._rows = 0
+        mode = "w" if self.config.overwrite else "x"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            mode = "w" if self.config.overwrite else "x"
             self._file = self.path.open(mode, newline="", encoding="utf-8")
-        except FileExistsError as error:
-            raise StreamError(
-                "the file is there already", about=path, fix="choose another name, or csv:...?overwrite=yes"
-            ) from error
         except OSError as error:
+            if isinstance(error, FileExistsError) and self.path.is_file():
+                fix = "choose another name, or csv:...?overwrite=yes"
+                raise StreamError("the file is there already", about=path, fix=fix) from error
             raise self._refused(error) from error
         self._writer = csv.writer(self._file, lineterminator="\n")
 
@@ -180,19 +179,26 @@ class CsvSource:
         return times_s[first:last], units[first:last], counts[first:last]
 
 
+def _no_unit(row: Mapping[str, str]) -> str:
+    raise ValueError(f"the spike at {row['time_s']} s has no unit")
+
+
 def _read_table(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+            table = csv.DictReader(file)
+            rows = list(table)
+            if not {"time_s", "unit"} <= set(table.fieldnames or ()):
+                raise ValueError(f"its columns are {table.fieldnames}")
             times_s = np.array([float(row["time_s"]) for row in rows])
-            units = np.array([row["unit"] for row in rows], np.str_)
+            units = np.array([row["unit"] or _no_unit(row) for row in rows], np.str_)
             counts = np.array([float(row.get("count") or 1) for row in rows], np.float32)
-    except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
+    except (OSError, ValueError, TypeError, csv.Error) as error:
         raise StreamError(
             "cannot read spikes from the table",
             about=path,
             got=error,
-            wanted="columns time_s, unit and perhaps count, a number in every time_s",
+            wanted="columns time_s, unit and perhaps count, none empty but count",
         ) from error
     if not np.isfinite(times_s).all():
         raise StreamError("a spike has no time", about=path, got="NaN or infinity in time_s")
