@@ -10,6 +10,7 @@ comes out of a call goes into the next.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -83,8 +84,11 @@ class PossmConfig:
         require(0 <= self.dropout < 1, "dropout", self.dropout, "0 or more, below 1")
         pairs = self.num_rotary_pairs
         require(0 <= 2 * pairs <= self.head_width, "num_rotary_pairs", pairs, "at most half of head_width")
-        shortest = min(self.encoder_t_min_s, self.readout_t_min_s)
-        require(0 < shortest <= self.t_max_s, "rotary periods", shortest, f"above 0, at most {self.t_max_s}")
+        for name in ("encoder_t_min_s", "readout_t_min_s"):
+            shortest = getattr(self, name)
+            require(
+                0 < shortest <= self.t_max_s < math.inf, name, shortest, f"above 0, at most {self.t_max_s}"
+            )
 
     @classmethod
     def large(cls, **changes: object) -> PossmConfig:
