@@ -1,11 +1,6 @@
 """Recurrent backbones: (sequence, state) -> (sequence, state), the same call for a window and for one step.
 
-A new backbone is one class and one line in BACKBONES. Its contract:
-
-    backbone(sequence (S, C, width), state) -> (hidden (S, C, hidden), state)
-    backbone.initial_state(S) -> state        a tuple of tensors whose first or second axis is S
-
-Feeding C chunks at once or one by one, the state carried over, gives the same hidden states.
+A new backbone is one class that keeps the contract in recurrent.py, and one line in BACKBONES.
 """
 
 from __future__ import annotations
@@ -14,19 +9,11 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-BackboneState = tuple[Tensor, ...]
+from possm.model.mamba import Mamba
+from possm.model.recurrent import Backbone, BackboneState
+from possm.model.s4d import S4d
 
-
-class Backbone(nn.Module):
-    """The contract above, for type checkers."""
-
-    def initial_state(self, num_sequences: int) -> BackboneState:
-        """The state before the first chunk, for S sequences."""
-        raise NotImplementedError
-
-    def forward(self, sequence: Tensor, state: BackboneState) -> tuple[Tensor, BackboneState]:
-        """(S, C, width), state -> (S, C, hidden), state."""
-        raise NotImplementedError
+__all__ = ["BACKBONES", "Backbone", "BackboneState", "Gru"]
 
 
 class Gru(Backbone):
@@ -48,5 +35,5 @@ class Gru(Backbone):
         return hidden, (last,)
 
 
-BACKBONES: dict[str, Callable[..., Backbone]] = {"gru": Gru}
+BACKBONES: dict[str, Callable[..., Backbone]] = {"gru": Gru, "s4d": S4d, "mamba": Mamba}
 """Backbones by the name a config gives; each takes (width, *, hidden, num_layers, dropout)."""
