@@ -1,5 +1,7 @@
 """A stream, however it is cut into pushes, against decoding the same recording in one call."""
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 import torch
@@ -18,6 +20,9 @@ from stream_helpers import (
     small_decoder,
 )
 
+from possm.batch import Queries, Tokens
+from possm.data.chunks import Sample, chunk_edges_s, chunk_tokens, collate
+from possm.streaming.inbox import Arrivals
 from possm.streaming.live import LiveConfig, LiveDecoder
 
 END_S, CHUNK_S = 4.0, 0.05
@@ -171,6 +176,23 @@ def test_the_future_changes_no_bit_of_what_was_said():
     changed = two.push(times_s, other, END_S)
     assert_same(before, [p for p in changed if p.end_s <= 2.0])
     assert np.abs(changed[-1].values - one.push([], [], END_S + CHUNK_S)[-1].values).max() > 0
+
+
+def test_the_chunks_of_a_stream_are_collated_like_any_other():
+    live, recording = LiveDecoder(DECODERS[torch.float32]), random_recording()
+    edges_s = chunk_edges_s(0.0, first=2, count=3, chunk_ms=50)
+    times_s, unit, count = recording.tokens(0.0, END_S)
+    queries = {"cursor.pos": Queries(np.array([0, 2]), np.zeros(2, np.float32))}
+    got = live.bound.batch(Arrivals(times_s, unit, count), edges_s, queries)
+    wanted = collate([Sample(chunk_tokens(times_s, unit + 1, count, edges_s), 0, queries)])
+    assert got.num_chunks == wanted.num_chunks and got.targets == wanted.targets == {}
+    for one, other in [
+        *((getattr(got.tokens, f.name), getattr(wanted.tokens, f.name)) for f in fields(Tokens)),
+        (got.session, wanted.session),
+        (got.queries["cursor.pos"].chunk, wanted.queries["cursor.pos"].chunk),
+        (got.queries["cursor.pos"].time_s, wanted.queries["cursor.pos"].time_s),
+    ]:
+        np.testing.assert_array_equal(one, other, strict=True)
 
 
 def test_physical_units():

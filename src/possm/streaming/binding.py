@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from possm.batch import Batch, Queries
-from possm.data.chunks import Sample, chunk_tokens, collate
+from possm.data.chunks import chunk_tokens
 from possm.errors import StreamError
 from possm.streaming.engines import Engine, StreamSpec, open_engine
 from possm.streaming.inbox import Arrivals
@@ -49,10 +50,13 @@ class Binding:
         return f"chunk {self.spec.chunk_ms} ms, lead {self.spec.lead_ms} ms, state {' '.join(arrays)}"
 
     def batch(self, spikes: Arrivals, edges_s: np.ndarray, queries: dict[str, Queries]) -> Batch:
-        """The chunks between these edges, as training and evaluation would make them."""
+        """The chunks between these edges: what `collate` makes of this one sequence, without its copies."""
         tokens = chunk_tokens(spikes.times_s, self.rows[spikes.unit], spikes.count, edges_s)
-        session = self.spec.vocabulary.session_row(self.session_id)
-        return collate([Sample(tokens, session, queries)])
+        return Batch(tokens, self._session_rows, len(edges_s) - 1, queries)
+
+    @cached_property
+    def _session_rows(self) -> np.ndarray:
+        return np.array([self.spec.vocabulary.session_row(self.session_id)], np.int64)
 
 
 def bind(

@@ -126,15 +126,16 @@ class Inbox:
         valid = (spikes.times_s <= limit_s) & (spikes.times_s > -np.inf)  # NaN is neither
         if counts is not None:
             valid &= (spikes.count > 0) & (spikes.count < np.inf)
+        keep = valid & (spikes.times_s >= open_s) & self._known[spikes.unit]
+        self.counts.received += len(keep)
+        if keep.all():
+            self.hold(spikes)
+            return
         late = valid & (spikes.times_s < open_s)
-        unknown = valid & ~late & ~self._known[spikes.unit]
-        keep = valid & ~late & ~unknown
-        tally = self.counts
-        tally.received += len(keep)
-        tally.invalid += len(keep) - int(np.count_nonzero(valid))
-        tally.late += int(np.count_nonzero(late))
-        tally.unknown += int(np.count_nonzero(unknown))
-        self.hold(spikes if keep.all() else spikes.pick(keep))
+        self.counts.invalid += int(np.count_nonzero(~valid))
+        self.counts.late += int(np.count_nonzero(late))
+        self.counts.unknown += int(np.count_nonzero(valid & ~late & ~keep))
+        self.hold(spikes.pick(keep))
 
     def hold(self, spikes: Arrivals) -> None:
         """Keep spikes that are known to be good."""
@@ -145,7 +146,7 @@ class Inbox:
     def take(self, until_s: float) -> Arrivals:
         """Hand out everything before a time, sorted; equal times stay in order of arrival."""
         spikes = self.waiting()
-        cut = int(np.searchsorted(spikes.times_s, until_s))
+        cut = int(spikes.times_s.searchsorted(until_s))
         rest = spikes.pick(slice(cut, None))
         self._waiting = [rest] if len(rest.times_s) else []
         self.counts.waiting, self.counts.used = len(rest.times_s), self.counts.used + cut

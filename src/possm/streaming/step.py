@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-import numpy as np
-
 from possm.batch import Prediction, State
 from possm.streaming.binding import Binding
 from possm.streaming.inbox import Arrivals, StreamCounts
@@ -35,17 +33,18 @@ def decode_stretch(
     begin_s = time.perf_counter()
     asked = {name: outputs.ask(name, stretch) for name in bound.behaviors}
     queries = {name: queries for name, (times_s, queries) in asked.items() if len(times_s)}
-    first, last = np.searchsorted(spikes.times_s, stretch.edges_s[[0, -1]])
+    first, last = spikes.times_s.searchsorted(stretch.edges_s[[0, -1]])
     batch = bound.batch(spikes.pick(slice(first, last)), stretch.edges_s, queries)
     answers, state = bound.engine.step(batch, state)
     values = {name: bound.spec.physical(name, answer) for name, answer in answers.items()}
     took_s = time.perf_counter() - begin_s
 
     def predictions() -> Iterator[Prediction]:
-        sizes = np.diff(batch.tokens.offsets)
+        offsets = batch.tokens.offsets
+        sizes = (offsets[1:] - offsets[:-1]).tolist()
         for chunk in range(batch.num_chunks):
             for name in queries:
-                rows = slice(*np.searchsorted(queries[name].chunk, (chunk, chunk + 1)))
+                rows = slice(*queries[name].chunk.searchsorted((chunk, chunk + 1)))
                 if rows.start == rows.stop:
                     continue
                 yield Prediction(
@@ -55,7 +54,7 @@ def decode_stretch(
                     chunk=stretch.first + chunk,
                     start_s=float(stretch.edges_s[chunk]),
                     end_s=float(stretch.edges_s[chunk + 1]),
-                    spikes=int(sizes[chunk]),
+                    spikes=sizes[chunk],
                     late=counts.late,
                     unknown=counts.unknown,
                     compute_s=took_s,
