@@ -4,7 +4,7 @@
 
 Random weights (every parameter moved off its start), the small model of the paper, 30 units at 4 Hz, outputs
 at the end of every chunk. Each chunking draws the mean length of its pushes, the lengths around it, how many
-chunks a step may decode at most, how early spikes are delivered, and their order; one in fifty decodes chunk
+chunks a step may decode at most, how early spikes are delivered, and their order; one in a hundred decodes chunk
 by chunk throughout, as a rig does. Prints the largest difference from decoding the recording in one call.
 """
 
@@ -53,7 +53,7 @@ def stream_answers(
     engine: TorchEngine, times_s: np.ndarray, unit: np.ndarray, num_chunks: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, int]:
     """One random chunking: answers, and how many steps it took."""
-    by_one = rng.random() < 1 / 50
+    by_one = rng.random() < 1 / 100
     max_chunks = 1 if by_one else int(np.exp(rng.uniform(np.log(8), np.log(4000))))
     mean_s = (
         np.exp(rng.uniform(np.log(0.01), np.log(1))) if by_one else CHUNK_S * max_chunks * rng.uniform(1, 3)
