@@ -4,8 +4,8 @@
 
 Random weights (every parameter moved off its start), the small model of the paper, 30 units at 4 Hz, outputs
 at the end of every chunk. Each chunking draws the mean length of its pushes, the lengths around it, how many
-chunks a step may decode at most, how early spikes are delivered, and their order; one in a hundred decodes chunk
-by chunk throughout, as a rig does. Prints the largest difference from decoding the recording in one call.
+chunks a step may decode at most, how early spikes are delivered, and their order; one in a hundred decodes
+chunk by chunk throughout, as a rig does. Prints the largest difference from decoding all in one call.
 """
 
 from __future__ import annotations
