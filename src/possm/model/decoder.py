@@ -185,13 +185,14 @@ class Possm(nn.Module):
         sequence = latents.view(num_sequences, batch.num_chunks, -1)
         hidden, backbone_state = self.backbone(sequence, state.backbone)
         history = torch.cat([state.recent, hidden], dim=1)
-        key_value = self.attention.key_value(history)
+        contexts = self.attention.contexts(history)
         session = self.session(batch.session)
         outputs = {}
         for name, queries in batch.queries.items():
             readout = self.readouts[_module_name(name)]
             query = session + cast(nn.Embedding, readout.behavior).weight
-            outputs[name] = readout(self.attention(query, queries, key_value, state.seen))
+            attended = self.attention(query, queries, contexts, num_chunks=batch.num_chunks, seen=state.seen)
+            outputs[name] = readout(attended)
         return outputs, self._next_state(state, backbone_state, history, batch.num_chunks)
 
     def _next_state(

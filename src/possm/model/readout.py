@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from possm.batch import Queries
 from possm.model.layers import FeedForward
@@ -56,24 +57,50 @@ class ReadoutAttention(nn.Module):
         times = ((torch.arange(num_context) - (num_context - 1)) * chunk_s).float()  # as in Rotary
         self.register_buffer("context_time_s", times.to(torch.get_default_dtype()), persistent=False)
 
-    def key_value(self, history: Tensor) -> Tensor:
-        """Project every hidden state once: (S, k - 1 + C, hidden) -> (S, k - 1 + C, 2 head)."""
-        return self.to_key_value(self.norm_context(history))
+    def contexts(self, history: Tensor) -> Tensor:
+        """What a query of each chunk attends to: (S, k - 1 + C, hidden) -> (S * C, 2 k head).
 
-    def forward(self, embedding: Tensor, queries: Queries, key_value: Tensor, seen: Tensor) -> Tensor:
-        """Answer every query: embedding (S, width) of each sequence, Q queries -> (Q, width)."""
+        Keys, then values, of the k hidden states, rotated to their times before the end of the chunk; the
+        query brings its own time (R(t_c - t_q) = R(-t_q) R(t_c)).
+        """
         num_context = len(self.context_time_s)
-        num_chunks = key_value.shape[1] - (num_context - 1)
+        num_chunks = history.shape[1] - (num_context - 1)
+        projected = self.to_key_value(self.norm_context(history))
+        cos, sin = self.rotary(self.context_time_s)
+        rows = [projected[:, j : j + num_chunks] for j in range(num_context)]
+        both = torch.stack(rows, dim=2).unflatten(-1, (2, -1))  # (S, C, k, 2, head)
+        turned = rotate(both, cos.unsqueeze(1), sin.unsqueeze(1))
+        return turned.transpose(2, 3).flatten(2).flatten(0, 1)
+
+    def forward(
+        self, embedding: Tensor, queries: Queries, contexts: Tensor, *, num_chunks: int, seen: Tensor
+    ) -> Tensor:
+        """Answer every query.
+
+        Args:
+            embedding: (S, width) of each sequence: what asks.
+            queries: Q output times.
+            contexts: Of `contexts`, (S * C, 2 k head).
+            num_chunks: C.
+            seen: (S,) how many chunks before the first of this call are known.
+
+        Returns:
+            (Q, width).
+        """
+        num_context = len(self.context_time_s)
         sequence, chunk = queries.chunk // num_chunks, queries.chunk % num_chunks
-        row = chunk.unsqueeze(1) + torch.arange(num_context, device=chunk.device)  # (Q, k) of the history
-        key, value = key_value[sequence.unsqueeze(1), row].chunk(2, dim=-1)  # (Q, k, head)
-        cos, sin = self.rotary(self.context_time_s - queries.time_s.unsqueeze(1))
-        query = self.to_query(self.norm_query(embedding))[sequence].unsqueeze(1)
-        score = (query * rotate(key, cos, sin)).sum(-1) * self.to_query.out_features**-0.5
-        real = row >= (num_context - 1 - seen)[sequence].unsqueeze(1)
-        weight = score.masked_fill(~real, -torch.inf).softmax(dim=1)
-        attended = (weight.unsqueeze(-1) * rotate(value, cos, sin)).sum(1)
-        return self.feed_forward(embedding[sequence] + self.to_out(attended))
+        # functional.embedding: a gather whose gradient is several times faster than that of indexing
+        gathered = functional.embedding(queries.chunk, contexts).unflatten(1, (2, num_context, -1))
+        key, value = gathered.unbind(1)  # (Q, k, head)
+        cos, sin = self.rotary(queries.time_s)
+        asking = functional.embedding(sequence, self.to_query(self.norm_query(embedding)))
+        query = rotate(asking, cos, sin).unsqueeze(1) * self.to_query.out_features**-0.5
+        score = (query * key).sum(-1)
+        back = torch.arange(num_context - 1, -1, -1, device=chunk.device)  # chunks before the query's own
+        unknown = back > (chunk + seen[sequence]).unsqueeze(1)
+        weight = score.masked_fill(unknown, -torch.inf).softmax(dim=1)
+        attended = rotate((weight.unsqueeze(-1) * value).sum(1), cos, -sin)
+        return self.feed_forward(functional.embedding(sequence, embedding) + self.to_out(attended))
 
 
 class ContinuousReadout(nn.Module):
