@@ -10,7 +10,7 @@ import numpy as np
 
 from possm.batch import Batch, Queries, Targets, Tokens
 from possm.data.augment import AugmentConfig, augment_tokens
-from possm.data.chunks import Sample, chunk_edges_s, chunk_tokens, collate, query_chunks
+from possm.data.chunks import EDGE_TOLERANCE_S, Sample, chunk_edges_s, chunk_tokens, collate, query_chunks
 from possm.data.recording import Recording
 from possm.data.scaling import Scaling
 from possm.data.vocabulary import Vocabulary
@@ -81,7 +81,7 @@ class SampleMaker:
     ) -> tuple[Queries, Targets]:
         lead_s = self.lead_ms / 1000
         until_s = min(edges_s[-1] + lead_s, window.limit_s)
-        signal = recording.behavior(behavior).slice(edges_s[0], until_s)
+        signal = recording.behavior(behavior).slice(edges_s[0] - EDGE_TOLERANCE_S, until_s)
         times_s, values = signal.times_s, np.asarray(signal.values)
         chunk, relative_s = query_chunks(times_s, edges_s, lead_s=lead_s)
         good = (chunk >= 0) & (chunk < len(edges_s) - 1) & np.isfinite(values).all(axis=1)
