@@ -25,6 +25,11 @@ BAD_DAYS = ("07-20", "07-24", "08-07", "09-12")
 """Days of monkey_spike_wrist whose recording broke (README of the recordings)."""
 
 
+CURSOR = ("cursor.pos", "cursor.vel"), (("cursor.vel", 0.3),)
+HAND = ("hand.pos", "hand.vel"), (("hand.vel", 0.3),)
+"""Velocity beside position, at a third of its weight: it helps position too (docs/training.md)."""
+
+
 @dataclass(frozen=True)
 class Job:
     """One recording and how it is decoded."""
@@ -32,6 +37,7 @@ class Job:
     path: Path
     map_name: str
     behavior: tuple[str, ...]
+    behavior_weights: tuple[tuple[str, float], ...] = ()
     chunk_ms: int = 50
     group: str = ""
 
@@ -40,11 +46,11 @@ def jobs(folder: Path) -> Iterator[Job]:
     """All recordings of the table."""
     for path in sorted((folder / "monkey_spike_wrist").glob("*.mat")):
         if not any(day in path.name for day in BAD_DAYS):
-            yield Job(path, "limblab-binned", ("cursor.pos",), group="monkey_spike_wrist")
+            yield Job(path, "limblab-binned", *CURSOR, group="monkey_spike_wrist")
     for path in (folder / "monkey_nick_reach").glob("*.mat"):
-        yield Job(path, "limblab-binned", ("cursor.pos", "cursor.vel"), group="monkey_nick_reach")
+        yield Job(path, "limblab-binned", *CURSOR, group="monkey_nick_reach")
     for path in (folder / "reach_contdata95").glob("*.mat"):
-        yield Job(path, "contdata95", ("hand.pos", "hand.vel"), chunk_ms=100, group="reach_contdata95")
+        yield Job(path, "contdata95", *HAND, chunk_ms=100, group="reach_contdata95")
     for path in (folder / "rat_place_cells").glob("*.mat"):
         yield Job(path, "place-cells", ("rat.pos",), group="rat_place_cells")
 
@@ -69,7 +75,12 @@ def run(job: Job, out: Path, seed: int, threads: int) -> list[dict[str, object]]
         prepare(job.path, map_name=job.map_name, out=native)
     with load_recording(native) as lazy:
         recording = lazy.load()
-    config = TrainConfig(behavior=job.behavior, decoder=PossmConfig(chunk_ms=job.chunk_ms), seed=seed)
+    config = TrainConfig(
+        behavior=job.behavior,
+        behavior_weights=dict(job.behavior_weights),
+        decoder=PossmConfig(chunk_ms=job.chunk_ms),
+        seed=seed,
+    )
     result = train([recording], config, done.parent)
     scored = assess(result.decoder, [recording])
     write_assessment(scored, done.parent, decoder=result.decoder, recording=recording)
