@@ -54,6 +54,21 @@ class TestTime:
             live.push(NONE, NONE, until_s)
             assert live.chunk == number
 
+    @pytest.mark.parametrize("origin_s", [0.3, -7.77, 86_399.9, 1_700_000_000.123])
+    def test_every_push_of_a_chunk_decodes_one_chunk(self, origin_s):
+        """Also on a clock of seconds since 1970, where a float resolves a quarter of a microsecond."""
+        live = live_decoder(origin_s=origin_s)
+        for number in range(1, 200):
+            (got, _) = live.push([origin_s + number * 0.05 - 0.01], [1], origin_s + number * 0.05)
+            assert (got.chunk, got.spikes, len(got.times_s)) == (number - 1, 1, 1)
+        assert live.counts.late == 0
+
+    def test_equal_times_keep_the_order_of_arrival(self):
+        """So that sorting, which only some pushes need, changes no bit."""
+        times_s, units = np.append(np.full(300, 0.02), 0.03), np.arange(301) * 7 % UNITS
+        behind = live_decoder().push(np.roll(times_s, 1), np.roll(units, 1), 0.05)
+        assert_same(behind, live_decoder().push(times_s, units, 0.05))
+
     @pytest.mark.parametrize("until_s", [np.nan, np.inf, -np.inf])
     def test_a_push_that_ends_at_no_time(self, until_s):
         with pytest.raises(StreamError, match="no time"):
