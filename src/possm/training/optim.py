@@ -18,7 +18,7 @@ class OptimConfig:
     learning_rate: float = 4e-3
     """At its highest."""
     weight_decay: float = 0.01
-    """Of matrices; embeddings, norms and biases are not decayed."""
+    """Of the matrices of linear and recurrent layers; nothing else is decayed."""
     warmup: float = 0.05
     """Share of all steps over which the rate rises from 0."""
     clip_norm: float = 1.0
@@ -35,14 +35,17 @@ class OptimConfig:
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """AdamW over two groups: matrices, and everything else, which is not decayed."""
-    tables = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    """AdamW over two groups: the matrices of linear and recurrent layers, and everything else, not decayed.
+
+    Everything else is embeddings and the latent, norms, biases, and what sets the time constants of a
+    state-space backbone, which decay would pull towards constants nobody chose.
+    """
+    layers = [module for module in model.modules() if isinstance(module, (nn.Linear, nn.RNNBase))]
+    matrices = {id(p) for layer in layers for p in layer.parameters(recurse=False) if p.ndim >= 2}
     trained = [p for p in model.parameters() if p.requires_grad]
-    decayed = [p for p in trained if p.ndim >= 2 and id(p) not in tables]
-    ids = {id(p) for p in decayed}
     groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if id(p) not in ids], "weight_decay": 0.0},
+        {"params": [p for p in trained if id(p) in matrices], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if id(p) not in matrices], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=config.learning_rate)
 
