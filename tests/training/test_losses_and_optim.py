@@ -1,0 +1,114 @@
+"""The loss against numbers worked out by hand; schedule, parameter groups and the average of the weights."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import toys
+from possm.batch import Batch, Targets
+from possm.model.decoder import Possm
+from possm.training.losses import squared_error, total_loss
+from possm.training.optim import OptimConfig, learning_rate, make_optimizer, update_average
+
+ANSWER = torch.tensor([[1.0, 2.0], [0.0, 0.0], [3.0, -1.0]])
+WANTED = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 3.0]])
+# mean over dimensions of the squares: 2, 1, 12.5
+
+
+@pytest.mark.parametrize(
+    ("weights", "loss"),
+    [
+        ([1.0, 1.0, 1.0], 15.5 / 3),
+        ([5.0, 0.1, 0.0], (10 + 0.1) / 5.1),
+        ([0.0, 0.0, 0.2], 12.5),
+        ([0.0, 0.0, 0.0], 0.0),
+    ],
+)
+def test_weighted_squared_error(weights, loss):
+    assert squared_error(ANSWER, Targets(WANTED, torch.tensor(weights))).item() == pytest.approx(
+        loss, rel=1e-6
+    )
+
+
+def test_nothing_to_learn_from_has_a_gradient_of_zero():
+    answer = torch.zeros(0, 2, requires_grad=True)
+    loss = squared_error(answer, Targets(torch.zeros(0, 2), torch.zeros(0)))
+    loss.backward()
+    assert loss.item() == 0
+    weighed = ANSWER.clone().requires_grad_()
+    squared_error(weighed, Targets(WANTED, torch.zeros(3))).backward()
+    assert torch.equal(weighed.grad, torch.zeros(3, 2))
+
+
+def test_behaviors_add_up_by_weight():
+    targets = {"a": Targets(WANTED, torch.ones(3)), "b": Targets(WANTED, torch.tensor([0.0, 1.0, 0.0]))}
+    batch = Batch(None, None, 1, {}, targets)
+    kinds = {"a": "continuous", "b": "continuous"}
+    loss = total_loss({"a": ANSWER, "b": ANSWER}, batch, kinds=kinds, behavior_weights={"b": 10.0})
+    assert loss.item() == pytest.approx(15.5 / 3 + 10 * 1.0)
+
+
+def test_schedule():
+    config = OptimConfig(learning_rate=0.1, warmup=0.1)
+    rates = [learning_rate(step, 200, config) for step in range(200)]
+    np.testing.assert_allclose(rates[:20], 0.1 * np.arange(1, 21) / 20)
+    assert max(rates) == pytest.approx(0.1)
+    assert np.argmax(rates) in (19, 20)
+    assert rates[110] == pytest.approx(0.05)  # half way down half a cosine
+    assert 0 < rates[-1] < 1e-4
+    assert (np.diff(rates[20:]) < 0).all()
+
+
+@pytest.mark.parametrize("total", [1, 2, 3])
+def test_schedule_of_a_very_short_run(total):
+    rates = [learning_rate(step, total, OptimConfig(learning_rate=0.1, warmup=0.0)) for step in range(total)]
+    assert rates[0] == 0.1
+    assert min(rates) > 0
+
+
+def test_only_matrices_are_decayed():
+    model = Possm(toys.tiny_config(), num_units=5, num_sessions=2)
+    decayed, kept = make_optimizer(model, OptimConfig(weight_decay=0.3)).param_groups
+    names = {id(p): name for name, p in model.named_parameters()}
+    assert {names[id(p)].rsplit(".", 1)[-1] for p in decayed["params"]} == {
+        "weight",
+        "weight_ih_l0",
+        "weight_hh_l0",
+    }
+    kept_names = {names[id(p)] for p in kept["params"]}
+    assert {"token.unit.weight", "session.weight", "readouts.vel.behavior.weight"} <= kept_names
+    assert {"encoder.latent", "encoder.norm_token.weight", "encoder.to_out.bias"} <= kept_names
+    assert len(decayed["params"]) + len(kept["params"]) == len(names)
+    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.3, 0.0)
+
+
+def test_frozen_parameters_are_left_alone():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[0].requires_grad_(False)
+    groups = make_optimizer(model, OptimConfig()).param_groups
+    assert [id(p) for group in groups for p in group["params"]] == [id(model[1].weight), id(model[1].bias)]
+
+
+def test_average_of_weights():
+    average, model = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        average.weight.fill_(0.0)
+    wanted, config = 0.0, OptimConfig(ema=0.8)
+    for step in range(60):
+        with torch.no_grad():
+            model.weight.fill_(math.sin(step))
+        decay = min(0.8, (1 + step) / (10 + step))
+        wanted = decay * wanted + (1 - decay) * math.sin(step)
+        update_average(average, model, step, config)
+        assert average.weight.item() == pytest.approx(wanted, abs=1e-6)
+
+
+def test_no_average():
+    average, model = nn.Linear(2, 2), nn.Linear(2, 2)
+    update_average(average, model, 100, OptimConfig(ema=0.0))
+    assert torch.equal(average.weight, model.weight)
