@@ -13,6 +13,7 @@ import numpy as np
 
 from possm.baselines.wiener import WienerConfig, fit_wiener
 from possm.checkpoint import Decoder
+from possm.data.checks import check_recording
 from possm.data.files import atomic_path
 from possm.data.recording import Recording
 from possm.errors import PossmError
@@ -40,7 +41,7 @@ class Assessment:
     scores: list[Score] = field(default_factory=list)
     traces: list[Trace] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    """Why a Wiener filter is missing."""
+    """What is odd about the recordings, and why a Wiener filter is missing."""
 
     def table(self) -> str:
         """The scores as lines of text, and their mean and SD where there are several sessions."""
@@ -73,6 +74,7 @@ def assess(
     """
     out = Assessment()
     for recording in recordings:
+        out.warnings += [f"{recording.name}: {warning}" for warning in _oddities(decoder, recording)]
         scores, decoded = evaluate(decoder, recording, split=split, within=within, warmup_s=warmup_s)
         for score in scores:
             yardstick = None
@@ -129,6 +131,16 @@ def write_assessment(
         },
     )
     return write_report(out / "report.html", data)
+
+
+def _oddities(decoder: Decoder, recording: Recording) -> list[str]:
+    """What `check_recording` warns of, and behaviors in another physical unit than the decoder's."""
+    warnings = check_recording(recording)
+    for name, scaling in decoder.scaling.items():
+        unit = recording.behavior(name).unit
+        if unit and scaling.unit and unit != scaling.unit:
+            warnings.append(f"{name} is in {unit}, but the decoder answers in {scaling.unit}")
+    return warnings
 
 
 def _wiener(

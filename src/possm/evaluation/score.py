@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -17,6 +18,8 @@ from possm.data.windows import Window, snap_to_bins
 from possm.errors import ConfigError, RecordingError
 from possm.evaluation.metrics import r2_per_dimension
 from possm.model.encoder import UnitTables
+
+logger = logging.getLogger(__name__)
 
 BLOCK_CHUNKS = 600
 """Chunks decoded per call: bounds the memory of a long stretch, changes nothing else."""
@@ -85,6 +88,11 @@ def decode(
     for name in asked:
         if name not in decoder.scaling:
             raise ConfigError(f"the decoder does not decode '{name}'", got=", ".join(decoder.scaling))
+    decoder.vocabulary.session_row(recording.session_id)
+    unknown = int((decoder.vocabulary.unit_rows(recording) < 0).sum())
+    if unknown:
+        about = (recording.name, unknown, recording.num_units)
+        logger.warning("%s: the decoder does not know %d of %d units and leaves out their spikes", *about)
     parts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in asked}
     for interval in intervals:
         for name, times, values in _decode_interval(decoder, recording, interval, times_s, warmup_s):
