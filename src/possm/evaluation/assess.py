@@ -74,7 +74,7 @@ def assess(
     """
     out = Assessment()
     for recording in recordings:
-        out.warnings += [f"{recording.name}: {warning}" for warning in _oddities(decoder, recording)]
+        out.warnings.extend(f"{recording.name}: {warning}" for warning in _oddities(decoder, recording))
         scores, decoded = evaluate(decoder, recording, split=split, within=within, warmup_s=warmup_s)
         for score in scores:
             yardstick = None
