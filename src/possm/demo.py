@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from possm.api import Decoder, load_decoder
+from possm.data.chunks import chunk_edges_s
 from possm.data.files import atomic_path
 from possm.data.formats import load_recording
 from possm.data.formats.hdf5 import write_hdf5
@@ -110,8 +112,8 @@ def run_demo(
 
 
 def demo_config(seed: int) -> TrainConfig:
-    """A short run: two minutes on two cores."""
-    return TrainConfig(behavior=(BEHAVIOR,), seed=seed)
+    """A short run, about 400 steps: a minute or two on two cores."""
+    return TrainConfig(behavior=(BEHAVIOR,), epochs=60, seed=seed)
 
 
 def stream_against_batch(decoder: Decoder, recording: Recording) -> tuple[Watch, float]:
@@ -121,11 +123,12 @@ def stream_against_batch(decoder: Decoder, recording: Recording) -> tuple[Watch,
         The step times, and the largest difference between a streamed and a batch prediction.
     """
     watch, worst = Watch(), 0.0
-    chunk_s = decoder.config.chunk_s
     for start_s, end_s in recording.split("test"):
         live, streamed = decoder.live(origin_s=start_s), []
-        for until_s in np.arange(start_s + chunk_s, end_s, chunk_s):
-            times_s, unit, _ = recording.tokens(until_s - chunk_s, until_s)
+        count = int((end_s - start_s) / decoder.config.chunk_s)
+        edges_s = chunk_edges_s(start_s, first=0, count=count, chunk_ms=decoder.config.chunk_ms)
+        for begin_s, until_s in itertools.pairwise(edges_s):
+            times_s, unit, _ = recording.tokens(begin_s, until_s)
             before = time.perf_counter()
             streamed += live.push(times_s, unit, until_s)
             watch.step(time.perf_counter() - before)

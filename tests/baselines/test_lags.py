@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from possm.baselines.lags import bin_recording
+from possm.baselines.lags import Bins, Design, bin_recording
 from possm.data.recording import Binned, Intervals, Recording, Spikes
 from possm.errors import RecordingError
 
@@ -135,3 +135,21 @@ def test_values_that_are_no_numbers_are_refused():
     bad[3] = NAN
     with pytest.raises(RecordingError, match="1 of 10 values"):
         bin_recording(binned(bad), 50.0)
+
+
+def test_folding_samples_of_one_bin_keeps_the_normal_equations():
+    rng = np.random.default_rng(0)
+    edges_s = np.arange(41) * 0.05
+    bins = Bins(
+        rng.poisson(2.0, (40, 3)).astype(float), edges_s, Intervals.of([(0.0, 1.0), (1.0, 2.0)]), True
+    )
+    times_s = np.sort(rng.uniform(0.0, 2.0, 300))
+    target = rng.standard_normal((300, 2))
+    design = Design(bins, lags=4, width=1, strict=True)
+    folded_s, folded, weight = design.fold(times_s, target)
+    assert len(folded_s) < 45
+    assert weight.sum() == 300
+    whole = np.nan_to_num(bins.lagged(times_s, lags=4))
+    part = np.nan_to_num(bins.lagged(folded_s, lags=4))
+    np.testing.assert_allclose(part.T @ (part * weight[:, None]), whole.T @ whole)
+    np.testing.assert_allclose(part.T @ (folded * weight[:, None]), whole.T @ target)

@@ -55,7 +55,7 @@ class Bins:
             (n, lags * units) float64, lag by lag; NaN where a span would begin before the stretch of the
             domain that holds the time.
         """
-        newest, oldest = self._reach(times_s, strict)
+        newest, oldest = self.reach(times_s, strict)
         total = self._total
         out = np.full((len(times_s), lags, self.values.shape[1]), np.nan)
         for lag in range(lags):
@@ -69,7 +69,7 @@ class Bins:
         """(bins + 1, units) sum of all bins before each edge: a span of bins is then one difference."""
         return np.concatenate([np.zeros((1, self.values.shape[1])), np.cumsum(self.values, axis=0)])
 
-    def _reach(self, times_s: np.ndarray, strict: bool) -> tuple[np.ndarray, np.ndarray]:
+    def reach(self, times_s: np.ndarray, strict: bool) -> tuple[np.ndarray, np.ndarray]:
         """Newest and oldest bin that each time may see; newest < oldest if there is none."""
         domain, edges_s = self.domain, self.edges_s
         stretch = np.searchsorted(domain.start_s, times_s, side="right") - 1
@@ -100,15 +100,33 @@ class Design:
             inputs = self.bins.lagged(times_s[rows], lags=self.lags, width=self.width, strict=self.strict)
             yield rows, inputs if mean is None else np.nan_to_num(inputs - mean)
 
-    def moments(self, times_s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of every input where there is history; a constant input gets 1."""
+    def fold(self, times_s: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """One sample for all that see the same bins: its time, their mean target, and how many they are.
+
+        Least squares with these weights has the normal equations of all samples, at the cost of one sample
+        a bin, however fast the behavior was sampled.
+
+        Args:
+            times_s: (n,) ascending.
+            target: (n, d).
+        """
+        reach = np.stack(self.bins.reach(times_s, self.strict))
+        first = np.flatnonzero(np.r_[True, (np.diff(reach) != 0).any(axis=0)])
+        number = np.diff(np.r_[first, len(times_s)]).astype(np.float64)
+        return times_s[first], np.add.reduceat(target, first) / number[:, None], number
+
+    def moments(self, times_s: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of every input where there is history; a constant input gets 1.
+
+        Each of the (n,) times counts `weight` times.
+        """
         number = total = square = np.zeros(1)
-        for _, inputs in self.blocks(times_s):
-            number = number + np.isfinite(inputs).sum(axis=0)
-            total = total + np.nansum(inputs, axis=0)
+        for rows, inputs in self.blocks(times_s):
+            number = number + weight[rows] @ np.isfinite(inputs)
+            total = total + weight[rows] @ np.nan_to_num(inputs)
         mean = total / np.maximum(number, 1)
-        for _, inputs in self.blocks(times_s, mean):
-            square = square + np.square(inputs).sum(axis=0)
+        for rows, inputs in self.blocks(times_s, mean):
+            square = square + weight[rows] @ np.square(inputs)
         deviation = np.sqrt(square / np.maximum(number, 1))
         return mean, np.where(deviation > 0, deviation, 1.0)
 

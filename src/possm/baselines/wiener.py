@@ -198,19 +198,21 @@ def _fits(
     config: WienerConfig,
 ) -> Iterator[_Fit]:
     """The best fit of every number of lags: fewer lags are the leading block of the same normal equations."""
-    times_s, target = train
     design = Design(bins, max(config.lags), width, config.strict)
-    mean, scale = design.moments(times_s)
+    times_s, target, weight = design.fold(*train)
+    offset = np.average(target, axis=0, weights=weight)
+    mean, scale = design.moments(times_s, weight)
     gram = np.zeros((len(mean), len(mean)))
     cross = np.zeros((len(mean), target.shape[1]))
     for rows, inputs in design.blocks(times_s, mean):
         inputs /= scale
-        gram += inputs.T @ inputs
-        cross += inputs.T @ (target[rows] - target.mean(axis=0))
+        weighed = inputs * weight[rows, None]
+        gram += weighed.T @ inputs
+        cross += weighed.T @ (target[rows] - offset)
     for lags in config.lags:
         part = slice(0, lags * bins.values.shape[1])
         path = _ridge_path(gram[part, part], cross[part], config.strengths) / scale[part, None, None]
-        r2 = _path_r2(Design(bins, lags, width, config.strict), mean[part], path, target.mean(axis=0), valid)
+        r2 = _path_r2(Design(bins, lags, width, config.strict), mean[part], path, offset, valid)
         best = r2.argmax(axis=0)
         outputs = np.arange(len(best))
         strengths = np.asarray(config.strengths)[best]
