@@ -7,6 +7,7 @@ Sizes: S sequences (windows, or one stream), C chunks in each, N tokens, Q queri
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
@@ -123,3 +124,8 @@ class Prediction:
     """Spikes dropped because the decoder does not know their unit, since the stream began."""
     compute_s: float
     """Time the step took."""
+    input_delay_s: float = math.nan
+    """Arrival of the push that ended the chunk minus the chunk's end, on the stream's clock; NaN where the
+    source cannot say when a push arrived."""
+    decoder_hash: str = ""
+    """Of the decoder that answered: weights and description."""

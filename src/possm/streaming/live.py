@@ -7,6 +7,7 @@ Numpy only; the engine brings whatever it needs itself.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -123,7 +124,15 @@ class LiveDecoder:
         self._inbox.discard()
         self._state: State = self.bound.engine.initial_state()
 
-    def push(self, spike_times_s: Any, unit_ids: Any, until_s: float, counts: Any = None) -> list[Prediction]:
+    def push(
+        self,
+        spike_times_s: Any,
+        unit_ids: Any,
+        until_s: float,
+        counts: Any = None,
+        *,
+        received_s: float = math.nan,
+    ) -> list[Prediction]:
         """Deliver spikes, and decode every chunk that has ended by `until_s`.
 
         Spikes may be in any order, may be later than `until_s` (they are kept), and may be older than the
@@ -134,6 +143,7 @@ class LiveDecoder:
             unit_ids: (n,) names, or whole numbers that count the stream's units from 0; the latter is faster.
             until_s: Everything before this time has now been delivered.
             counts: (n,) multiplicities, for binned input: a bin at its centre with the spikes in it.
+            received_s: When this arrived, on the stream's clock; predictions then report the input's delay.
 
         Returns:
             A prediction for each behavior and decoded chunk that answers for at least one output time, in
@@ -153,7 +163,8 @@ class LiveDecoder:
         spikes = self._inbox.take(edges_s[-1])
         predictions: list[Prediction] = []
         for first in range(0, len(edges_s) - 1, self.config.max_chunks):
-            predictions += self._step(spikes, edges_s[first : first + self.config.max_chunks + 1])
+            edges = edges_s[first : first + self.config.max_chunks + 1]
+            predictions += self._step(spikes, edges, received_s)
         return predictions
 
     def use_units(self, unit_ids: Sequence[str]) -> None:
@@ -252,13 +263,19 @@ class LiveDecoder:
         live._inbox.counts = saved.counts
         return live
 
-    def _step(self, spikes: Arrivals, edges_s: np.ndarray) -> list[Prediction]:
+    def _step(self, spikes: Arrivals, edges_s: np.ndarray, received_s: float) -> list[Prediction]:
         """Decode the chunks between these edges, which are the next ones."""
         spec, counts = self.bound.spec, self._inbox.counts
         clock = self._clock
         stretch = Stretch(clock.origin_s, clock.next, edges_s, spec.chunk_ms, spec.lead_ms)
         predictions, self._state = decode_stretch(
-            self.bound, stretch, spikes, outputs=self.outputs, state=self._state, counts=counts
+            self.bound,
+            stretch,
+            spikes,
+            outputs=self.outputs,
+            state=self._state,
+            counts=counts,
+            received_s=received_s,
         )
         clock.next += len(edges_s) - 1
         counts.chunks += len(edges_s) - 1

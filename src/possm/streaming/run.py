@@ -108,7 +108,13 @@ class _Run:
             self.stretches += 1
         chunk = self.live.chunk
         begin_s = time.perf_counter()
-        predictions = self.live.push(message.spike_times_s, message.units, message.until_s, message.counts)
+        predictions = self.live.push(
+            message.spike_times_s,
+            message.units,
+            message.until_s,
+            message.counts,
+            received_s=message.received_s,
+        )
         if self.live.chunk != chunk:
             self.watch.step(time.perf_counter() - begin_s)
         for prediction in predictions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 
@@ -19,6 +20,7 @@ def decode_stretch(
     outputs: OutputClock,
     state: State,
     counts: StreamCounts,
+    received_s: float = math.nan,
 ) -> tuple[list[Prediction], State]:
     """Decode consecutive chunks in one call of the engine.
 
@@ -29,6 +31,7 @@ def decode_stretch(
         outputs: Says which times they are asked for.
         state: What the chunk before left.
         counts: Of the stream, for the predictions to report.
+        received_s: When the input arrived, on the stream's clock, if known.
     """
     begin_s = time.perf_counter()
     asked = {name: outputs.ask(name, stretch) for name in bound.behaviors}
@@ -58,6 +61,8 @@ def decode_stretch(
                     late=counts.late,
                     unknown=counts.unknown,
                     compute_s=took_s,
+                    input_delay_s=received_s - float(stretch.edges_s[chunk + 1]),
+                    decoder_hash=bound.spec.hash,
                 )
 
     return list(predictions()), state

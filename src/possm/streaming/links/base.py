@@ -6,6 +6,7 @@ A new link is one module with a source or a sink, and one line in `links/__init_
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 import types
 import typing
@@ -36,6 +37,8 @@ class Message:
     """(n,) multiplicities; None is 1 each."""
     start_s: float | None = None
     """The stream begins here, or begins anew after a cut: what was before has nothing to do with it."""
+    received_s: float = math.nan
+    """When this arrived, on the clock of the spike times; NaN where that is not known."""
 
 
 class Source(Protocol):
@@ -47,7 +50,8 @@ class Source(Protocol):
     """The session, where the source knows."""
 
     def __iter__(self) -> Iterator[Message]:
-        """Messages in order of `until_s`; ends when there is nothing more."""
+        """Messages in order of `until_s`; ends when there is nothing more. A link to a rig gives an empty one
+        with the same `until_s` now and then while nothing comes, so that whoever listens can see that."""
 
     def close(self) -> None:
         """Let go of files and connections; closing twice is fine."""
