@@ -78,7 +78,7 @@ def test_what_a_run_leaves(tmp_path):
     ]
     summary = json.loads((folder / "summary.json").read_text())
     keys = {"best_valid_r2", "wall_s", "windows_per_s", "parameters", "peak_memory_mb"}
-    assert set(summary) == keys
+    assert set(summary) >= keys
     assert result.summary == summary
     assert summary["parameters"] == sum(p.numel() for p in result.decoder.model.parameters())
     assert min(summary[key] for key in keys - {"best_valid_r2"}) > 0
@@ -103,9 +103,9 @@ def test_what_a_run_leaves(tmp_path):
 
 def test_the_best_validation_is_what_is_kept(tmp_path, monkeypatch):
     """Not the last weights: those of the second validation, which is made to look best."""
-    from possm.training import loop
+    from possm.training import run
 
-    real, told = loop.evaluate, iter([0.1, 0.9, 0.5])
+    real, told = run.evaluate, iter([0.1, 0.9, 0.5])
     kept = []
 
     def evaluate_(decoder, recording, **settings):
@@ -113,7 +113,7 @@ def test_the_best_validation_is_what_is_kept(tmp_path, monkeypatch):
         scores, decoded = real(decoder, recording, **settings)
         return [replace(scores[0], r2=next(told))], decoded
 
-    monkeypatch.setattr(loop, "evaluate", evaluate_)
+    monkeypatch.setattr(run, "evaluate", evaluate_)
     result = train([RECORDING], config_of(epochs=3), tmp_path)
     weights = load_decoder(result.path).model.state_dict()
     assert all(torch.equal(weights[name], kept[1][name]) for name in weights)
