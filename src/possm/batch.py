@@ -129,3 +129,9 @@ class Prediction:
     source cannot say when a push arrived."""
     decoder_hash: str = ""
     """Of the decoder that answered: weights and description."""
+    dropped: int = 0
+    """Spikes dropped for any reason, since the stream began; `LiveDecoder.counts` says which."""
+    jumps: int = 0
+    """How often the input's clock has jumped, since the stream began."""
+    status: str = "ok"
+    """Is "ok", or says what stands in for an answer while input is missing: "held", "decayed", "zeroed"."""

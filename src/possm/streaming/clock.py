@@ -27,6 +27,10 @@ class StreamClock:
     """Number of the oldest chunk that is not decoded yet."""
     until_s: float | None = None
     """Everything before this has been delivered; None before the first push."""
+    stride_s: float = 0.0
+    """How far the last push went that went any way at all."""
+    away: bool = False
+    """The source's clock has jumped, and the stream waits for it to come back."""
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.origin_s):
@@ -64,12 +68,19 @@ class StreamClock:
                 fix="begin the stream at its first time (origin_s), or restart() it at the new time",
             )
 
-    def due_edges_s(self) -> np.ndarray:
-        """Edges of the chunks that have ended and are not decoded; fewer than two when there are none."""
+    def advance(self, until_s: float) -> None:
+        """Everything before this time has now been delivered."""
+        stride_s = until_s - (self.origin_s if self.until_s is None else self.until_s)
+        self.stride_s = stride_s if stride_s > 0 else self.stride_s
+        self.until_s = until_s
+
+    def due_edges_s(self, wait_s: float = 0.0) -> np.ndarray:
+        """Edges of the chunks that ended at least `wait_s` ago and are not decoded; fewer than two when there
+        are none."""
         if self.until_s is None:
             return np.zeros(0)
         # A source's clock may miss an edge by a rounding error; that must not cost a chunk.
-        ready_s = self.until_s + EDGE_TOLERANCE_S + math.ulp(self.until_s)
+        ready_s = self.until_s - wait_s + EDGE_TOLERANCE_S + math.ulp(self.until_s)
         if self.edge_s(self.next + 1) > ready_s:
             return np.zeros(0)
         most = int((ready_s - self.origin_s) * 1000 / self.chunk_ms) + 1 - self.next

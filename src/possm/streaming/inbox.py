@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ class StreamCounts:
     """What became of everything pushed since the stream began. A bin of several spikes counts once, a bin of
     none not at all.
 
-    ``received = used + late + unknown + invalid + discarded + waiting``.
+    ``received = used + waiting + dropped``, and ``dropped`` is the sum of all that is called dropped here.
     """
 
     received: int = 0
@@ -30,10 +30,30 @@ class StreamCounts:
     """Dropped: time not finite or far in the future, or a count that is negative or not finite."""
     discarded: int = 0
     """Dropped: still waiting for their chunk when the stream was started anew."""
+    duplicate: int = 0
+    """Dropped: a spike of the same unit at the same time was already waiting, from an earlier push."""
+    capped: int = 0
+    """Dropped: their unit had reached the cap of the chunk (`LiveConfig.max_count`)."""
+    held: int = 0
+    """Dropped: they came while the source's clock was away (`LiveConfig.on_jump`)."""
     waiting: int = 0
     """Held: their chunk has not ended yet."""
     chunks: int = 0
     """Chunks decoded."""
+    empty: int = 0
+    """Of these, chunks without a spike."""
+    cut: int = 0
+    """Bins whose count was cut down to what the cap of their chunk left; they are used."""
+    jumps: int = 0
+    """How often the source's clock jumped."""
+    behind: int = 0
+    """Pushes that ended before an earlier one did, and were taken as if they had ended with it."""
+
+    @property
+    def dropped(self) -> int:
+        """Everything received that was not used and will not be."""
+        lost = self.late + self.unknown + self.invalid + self.discarded
+        return lost + self.duplicate + self.capped + self.held
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,12 +119,19 @@ class Inbox:
         unit_ids: The units of the stream.
         known: (units,) bool: which of them the decoder knows.
         counts: Where to count; None begins at 0.
+        tick_s: Times that agree to this are the same, for finding duplicates; 0 keeps those.
     """
 
     def __init__(
-        self, unit_ids: Sequence[str], known: np.ndarray, *, counts: StreamCounts | None = None
+        self,
+        unit_ids: Sequence[str],
+        known: np.ndarray,
+        *,
+        counts: StreamCounts | None = None,
+        tick_s: float = 0.0,
     ) -> None:
         self.counts = counts or StreamCounts()
+        self.tick_s = tick_s
         self.lookup = UnitLookup(unit_ids)
         self._waiting: list[Arrivals] = []
         self._know(known)
@@ -128,14 +155,18 @@ class Inbox:
             valid &= (spikes.count > 0) & (spikes.count < np.inf)
         keep = valid & (spikes.times_s >= open_s) & self._known[spikes.unit]
         self.counts.received += len(keep)
-        if keep.all():
-            self.hold(spikes)
-            return
-        late = valid & (spikes.times_s < open_s)
-        self.counts.invalid += int(np.count_nonzero(~valid))
-        self.counts.late += int(np.count_nonzero(late))
-        self.counts.unknown += int(np.count_nonzero(valid & ~late & ~keep))
-        self.hold(spikes.pick(keep))
+        if not keep.all():
+            late = valid & (spikes.times_s < open_s)
+            self.counts.invalid += int(np.count_nonzero(~valid))
+            self.counts.late += int(np.count_nonzero(late))
+            self.counts.unknown += int(np.count_nonzero(valid & ~late & ~keep))
+            spikes = spikes.pick(keep)
+        if self._waiting and self.tick_s:
+            again = repeated(spikes, self._waiting, tick_s=self.tick_s)
+            if again is not None:
+                self.counts.duplicate += int(np.count_nonzero(again))
+                spikes = spikes.pick(~again)
+        self.hold(spikes)
 
     def hold(self, spikes: Arrivals) -> None:
         """Keep spikes that are known to be good."""
@@ -162,6 +193,15 @@ class Inbox:
         if (spikes.times_s[1:] < spikes.times_s[:-1]).any():
             spikes = spikes.pick(np.argsort(spikes.times_s, kind="stable"))
         return spikes
+
+    def refuse(self, times_s: Any) -> None:
+        """Count spikes that come while the clock is away, and drop them."""
+        number = int(np.size(times_s))
+        self.counts.received, self.counts.held = self.counts.received + number, self.counts.held + number
+
+    def shift(self, by_s: float) -> None:
+        """Move everything held to another time."""
+        self._waiting = [replace(spikes, times_s=spikes.times_s + by_s) for spikes in self._waiting]
 
     def discard(self) -> None:
         """Drop everything held."""
@@ -192,6 +232,24 @@ class Inbox:
             )
         spikes = Arrivals(times_s, rows, count)
         return spikes if counts is None or count.all() else spikes.pick(count != 0)
+
+
+def repeated(spikes: Arrivals, held: Sequence[Arrivals], *, tick_s: float) -> np.ndarray | None:
+    """Which spikes are held already: same unit, same time to the tick. None where a glance at the times says
+    none. Several at one time within one push are not duplicates: binned or coarse times look like that."""
+    if not len(spikes.times_s):
+        return None
+    begin_s, end_s = spikes.times_s.min() - tick_s, spikes.times_s.max() + tick_s
+    near = [part for part in held if part.times_s.max() >= begin_s and part.times_s.min() <= end_s]
+    if not near:
+        return None
+    old = _join(near)
+    most = 1 + int(max(spikes.unit.max(), old.unit.max()))
+
+    def keys(of: Arrivals) -> np.ndarray:
+        return np.rint((of.times_s - begin_s) / tick_s).astype(np.int64) * most + of.unit
+
+    return np.isin(keys(spikes), keys(old))
 
 
 def _join(parts: Sequence[Arrivals]) -> Arrivals:

@@ -20,9 +20,11 @@ from possm.batch import Prediction, State
 from possm.config import from_json, require, to_json
 from possm.errors import StreamError
 from possm.streaming.binding import Binding, bind
+from possm.streaming.bursts import cap_bursts
 from possm.streaming.clock import StreamClock
 from possm.streaming.engines import open_engine
 from possm.streaming.inbox import Arrivals, Inbox, StreamCounts
+from possm.streaming.jumps import ON_JUMP, OnJump, settle
 from possm.streaming.outputs import OutputClock, Stretch, output_clock
 from possm.streaming.saved import Saved, read_saved, write_saved
 from possm.streaming.step import decode_stretch
@@ -35,13 +37,33 @@ class LiveConfig:
     max_chunks: int = 1
     """Most chunks decoded in one step when several are due at once. 1 makes the answers bitwise independent
     of how the input is cut into pushes; more catches up faster, and answers differ by rounding only."""
+    wait_ms: float = 0.0
+    """How long to wait for late spikes, on the clock of the input: a chunk is decoded once a push has ended
+    this much after it."""
     max_gap_s: float = 3600.0
-    """A push that ends later than this after the end of the one before is refused, and a spike later than
-    this after the end of its push is dropped, as coming from a broken clock."""
+    """A push that ends later than this after the end of the one before comes from a clock that has jumped; a
+    spike later than this after the end of its push is dropped."""
+    on_jump: OnJump = "refuse"
+    """When the clock jumps, or goes back: "refuse" raises an error; "hold" drops what comes until the clock
+    is back; "follow" moves on to the new time with hidden state and waiting spikes; "restart" begins anew
+    there, its hidden state forgotten. All but the first count the jump."""
+    max_back_s: float = 1.0
+    """Unless jumps are refused, a push that ends at most this much before an earlier one was overtaken on its
+    way: its spikes are taken as far as their chunks are not decoded. One that ends before that is a jump."""
+    duplicate_tick_us: float = 1.0
+    """A spike is dropped as delivered twice when one of the same unit at the same time, to this tick, already
+    waits from an earlier push; 0 keeps them."""
+    max_count: int | None = None
+    """Most spikes a unit may have in one chunk; the rest are dropped and counted. None is no cap."""
 
     def __post_init__(self) -> None:
         require(self.max_chunks >= 1, "max_chunks", self.max_chunks, "1 or more")
+        require(0 <= self.wait_ms < math.inf, "wait_ms", self.wait_ms, "0 or more")
         require(self.max_gap_s > 0, "max_gap_s", self.max_gap_s, "above 0")
+        require(self.on_jump in ON_JUMP, "on_jump", self.on_jump, f"one of {', '.join(ON_JUMP)}")
+        require(self.max_back_s >= 0, "max_back_s", self.max_back_s, "0 or more")
+        require(0 <= self.duplicate_tick_us < 1e6, "duplicate_tick_us", self.duplicate_tick_us, "0 or more")
+        require(self.max_count is None or self.max_count >= 1, "max_count", self.max_count, "1 or more")
 
 
 class LiveDecoder:
@@ -85,7 +107,7 @@ class LiveDecoder:
         """The decoder, session, behaviors and units of this stream."""
         self.outputs: OutputClock = output_clock(output_rate_hz, output_times_s)
         """When it answers."""
-        self._inbox = Inbox(self.bound.unit_ids, self.bound.known)
+        self._inbox = self._new_inbox()
         self.restart(origin_s)
 
     @property
@@ -150,22 +172,24 @@ class LiveDecoder:
             time order. Values have the dtype of the decoder's weights.
 
         Raises:
-            StreamError: `until_s` is not a time, goes back, or is too far ahead; or the arrays do not fit
-                each other. Nothing has changed then.
+            StreamError: The arrays do not fit each other; or `until_s` is not a time, goes back, or is too
+                far ahead, and `on_jump` is "refuse". No spike has been taken then.
         """
-        self._clock.check(until_s, max_gap_s=self.config.max_gap_s)
-        limit_s = until_s + self.config.max_gap_s
-        self._inbox.put(spike_times_s, unit_ids, counts, open_s=self.decoded_s, limit_s=limit_s)
-        self._clock.until_s = float(until_s)
-        edges_s = self._clock.due_edges_s()
-        if len(edges_s) < 2:
+        config = self.config
+        if config.on_jump == "refuse":
+            self._clock.check(until_s, max_gap_s=config.max_gap_s)
+        elif not self._settle(float(until_s)):
+            self._inbox.refuse(spike_times_s)
             return []
-        spikes = self._inbox.take(edges_s[-1])
-        predictions: list[Prediction] = []
-        for first in range(0, len(edges_s) - 1, self.config.max_chunks):
-            edges = edges_s[first : first + self.config.max_chunks + 1]
-            predictions += self._step(spikes, edges, received_s)
-        return predictions
+        until_s = float(until_s) if self._clock.until_s is None else max(float(until_s), self._clock.until_s)
+        limit_s = until_s + config.max_gap_s
+        self._inbox.put(spike_times_s, unit_ids, counts, open_s=self.decoded_s, limit_s=limit_s)
+        self._clock.advance(until_s)
+        return self._decode(self._clock.due_edges_s(config.wait_ms / 1000), received_s)
+
+    def finish(self) -> list[Prediction]:
+        """Decode the chunks that have ended and only wait for late spikes, as at the end of a stream."""
+        return self._decode(self._clock.due_edges_s(), math.nan)
 
     def use_units(self, unit_ids: Sequence[str]) -> None:
         """Name the units that pushed whole numbers mean from now on.
@@ -179,7 +203,7 @@ class LiveDecoder:
             raise StreamError("units cannot change while spikes wait", got=f"{self.counts.waiting} spike(s)")
         session, behaviors = self.bound.session_id, self.bound.behaviors
         self.bound = bind(self.bound.engine, session=session, behaviors=behaviors, unit_ids=unit_ids)
-        self._inbox = Inbox(self.bound.unit_ids, self.bound.known, counts=self._inbox.counts)
+        self._inbox = self._new_inbox(self._inbox.counts)
 
     def swap(self, decoder: Any, *, session: str | None = None) -> None:
         """Go on with another decoder from the next chunk on; hidden state, clock and waiting spikes stay.
@@ -262,6 +286,36 @@ class LiveDecoder:
         live._inbox.hold(saved.waiting)
         live._inbox.counts = saved.counts
         return live
+
+    def _new_inbox(self, counts: StreamCounts | None = None) -> Inbox:
+        tick_s = self.config.duplicate_tick_us / 1e6
+        return Inbox(self.bound.unit_ids, self.bound.known, counts=counts, tick_s=tick_s)
+
+    def _settle(self, until_s: float) -> bool:
+        """Go along with a clock that has jumped, as configured; False if a push is not to be taken."""
+        config = self.config
+        return settle(
+            self._clock,
+            self._inbox,
+            until_s,
+            on_jump=config.on_jump,
+            max_gap_s=config.max_gap_s,
+            max_back_s=config.max_back_s,
+            restart=self.restart,
+        )
+
+    def _decode(self, edges_s: np.ndarray, received_s: float) -> list[Prediction]:
+        """Decode all chunks between these edges, which are the next ones."""
+        if len(edges_s) < 2:
+            return []
+        spikes = self._inbox.take(edges_s[-1])
+        if self.config.max_count is not None:
+            spikes = cap_bursts(spikes, edges_s, self.config.max_count, self._inbox.counts)
+        predictions: list[Prediction] = []
+        for first in range(0, len(edges_s) - 1, self.config.max_chunks):
+            edges = edges_s[first : first + self.config.max_chunks + 1]
+            predictions += self._step(spikes, edges, received_s)
+        return predictions
 
     def _step(self, spikes: Arrivals, edges_s: np.ndarray, received_s: float) -> list[Prediction]:
         """Decode the chunks between these edges, which are the next ones."""

@@ -30,7 +30,7 @@ def decode_stretch(
         spikes: Theirs, sorted by time; more before and after does no harm.
         outputs: Says which times they are asked for.
         state: What the chunk before left.
-        counts: Of the stream, for the predictions to report.
+        counts: Of the stream, for the predictions to report; empty chunks are counted here.
         received_s: When the input arrived, on the stream's clock, if known.
     """
     begin_s = time.perf_counter()
@@ -42,9 +42,11 @@ def decode_stretch(
     values = {name: bound.spec.physical(name, answer) for name, answer in answers.items()}
     took_s = time.perf_counter() - begin_s
 
+    offsets, dropped = batch.tokens.offsets, counts.dropped
+    sizes = (offsets[1:] - offsets[:-1]).tolist()
+    counts.empty += sizes.count(0)
+
     def predictions() -> Iterator[Prediction]:
-        offsets = batch.tokens.offsets
-        sizes = (offsets[1:] - offsets[:-1]).tolist()
         for chunk in range(batch.num_chunks):
             for name in queries:
                 rows = slice(*queries[name].chunk.searchsorted((chunk, chunk + 1)))
@@ -63,6 +65,8 @@ def decode_stretch(
                     compute_s=took_s,
                     input_delay_s=received_s - float(stretch.edges_s[chunk + 1]),
                     decoder_hash=bound.spec.hash,
+                    dropped=dropped,
+                    jumps=counts.jumps,
                 )
 
     return list(predictions()), state
