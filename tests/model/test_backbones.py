@@ -132,7 +132,7 @@ def test_a_call_leaves_the_state_it_was_given(name):
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_ten_minutes_of_stream(name):
-    """12,000 steps one by one are finite, do not drift from one call over all of them, and can be repeated."""
+    """12,000 steps one by one are finite and do not drift from two calls over all of them."""
     backbone, sequence = (
         randomised(build(name, (8, 16, 1))),
         inputs(num_sequences=1, num_chunks=12_000, width=8),
@@ -227,6 +227,23 @@ def test_mamba_is_its_formula(num_chunks):
     wanted = mixer.linear_out(torch.stack(answers) * functional.silu(gate))
     answer, _ = mixer(sequence, mixer.initial_state(2))
     assert_close((answer,), (wanted,), 1e-9)
+
+
+@pytest.mark.parametrize("num_chunks", [1, 6])
+@pytest.mark.parametrize("mixer", [S4dMixer(3), MambaMixer(3, num_layers=1)])
+def test_gradients_of_a_layer(mixer, num_chunks):
+    """By every parameter, the input and the state, against differences."""
+    names, values = zip(*randomised(mixer, dtype=torch.float64).named_parameters(), strict=True)
+    state = [torch.randn_like(tensor) for tensor in mixer.initial_state(2)]
+    leaves = [*values, inputs(torch.float64, 2, num_chunks, 3).transpose(0, 1).contiguous(), *state]
+
+    def function(*leaves):
+        parameters, rest = dict(zip(names, leaves, strict=False)), leaves[len(names) :]
+        answer, after = torch.func.functional_call(mixer, parameters, (rest[0], tuple(rest[1:])))
+        return answer, *after
+
+    leaves = [leaf.detach().clone().requires_grad_() for leaf in leaves]
+    assert torch.autograd.gradcheck(function, leaves, fast_mode=True)
 
 
 def test_s4d_keeps_its_accuracy_for_slow_modes():

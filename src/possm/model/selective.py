@@ -112,7 +112,6 @@ class _Buffers:
     def __init__(self, like: Tensor) -> None:
         self.decays = like.new_empty(KEPT_EVERY, *like.shape)
         self.states = like.new_empty(KEPT_EVERY + 1, *like.shape)
-        self.product = torch.empty_like(like)
 
     def retrace(
         self, kept: Tensor, rate: Tensor, forwards: Steps, backwards: Steps, grad_state: Tensor
@@ -126,12 +125,12 @@ class _Buffers:
             The gradient of the rates, (N, I).
         """
         count = len(grad_state)
-        decays, states = self.decays[:, :count], self.states[:, :count]
-        product, grad_rate = self.product[:count], torch.zeros_like(grad_state)
+        decays, states = list(self.decays[:, :count]), list(self.states[:, :count])
+        grad_rate = torch.zeros_like(grad_state)
         ones = rate.new_ones(1, 1, len(rate)).expand(count, 1, -1)
         for segment in reversed(range(len(kept))):
             part = slice(segment * KEPT_EVERY, (segment + 1) * KEPT_EVERY)
-            states[0] = kept[segment]
+            states[0].copy_(kept[segment])
             for k, (step, drive, write) in enumerate(forwards[part]):
                 _advance(states[k], step, rate, write, drive, decay=decays[k], out=states[k + 1])
             for k, now in reversed(list(enumerate(backwards[part]))):
@@ -140,7 +139,8 @@ class _Buffers:
                 torch.bmm(grad_answer, states[k + 1].mT, out=grad_read)
                 torch.bmm(drive, grad_state.mT, out=grad_write)
                 torch.bmm(write, grad_state, out=grad_drive)
-                torch.mul(grad_state.mul_(decays[k]), states[k], out=product)  # the gradient of step * rate
+                grad_state.mul_(decays[k])
+                product = torch.mul(grad_state, states[k], out=decays[k])  # the gradient of step * rate
                 grad_rate.addcmul_(product, step)
                 torch.bmm(ones, product.mul_(rate), out=grad_step)  # a sum over states, faster than sum()
         return grad_rate.sum(0)
