@@ -7,8 +7,10 @@ without knowing what computes it. A new engine is one file and one line in ENGIN
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -69,17 +71,24 @@ def _torch_engine(decoder: Any) -> Engine:
     return TorchEngine(decoder)
 
 
-ENGINES: dict[str, Callable[[Any], Engine]] = {"torch": _torch_engine}
-"""By name; each takes a decoder, or the path of a file that holds one."""
+def _onnx_engine(decoder: Any) -> Engine:
+    from possm.streaming.onnx_engine import OnnxEngine
+
+    return OnnxEngine(decoder)
 
 
-def open_engine(decoder: Any, *, name: str = "torch") -> Engine:
+ENGINES: dict[str, Callable[[Any], Engine]] = {"torch": _torch_engine, "onnx": _onnx_engine}
+"""By name; each takes the path of a file it can run, "torch" also a decoder in memory."""
+
+
+def open_engine(decoder: Any, *, name: str | None = None) -> Engine:
     """Make a decoder ready to run.
 
     Args:
         decoder: A `possm.checkpoint.Decoder`, the path of a decoder file, or an engine, which is returned
             as it is.
-        name: What computes the step, a name in ENGINES.
+        name: What computes the step, a name in ENGINES; None is "onnx" for a file that ends in .onnx, else
+            "torch".
 
     Raises:
         StreamError: No engine has this name.
@@ -87,6 +96,10 @@ def open_engine(decoder: Any, *, name: str = "torch") -> Engine:
     """
     if isinstance(decoder, Engine):
         return decoder
+    if name is None:
+        name = (
+            "onnx" if isinstance(decoder, str | os.PathLike) and Path(decoder).suffix == ".onnx" else "torch"
+        )
     if name not in ENGINES:
         raise StreamError("there is no such engine", got=name, wanted=f"one of {', '.join(ENGINES)}")
     return ENGINES[name](decoder)

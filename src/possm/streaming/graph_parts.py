@@ -1,0 +1,176 @@
+"""The step of a decoder as ONNX nodes: encoder, readout, and the feed-forward block of both.
+
+The same maths as `possm.model`, from the same weights, in the form that costs least for ONE chunk: constants
+are folded, and rotations are products with cosines and sines whose signs and sums go into the matrix that
+follows. `tests/streaming/test_export.py` holds it against the forward, which stays the one that is read.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from possm.model.decoder import Possm
+from possm.model.encoder import UnitTables
+from possm.model.layers import FeedForward
+from possm.model.readout import ReadoutAttention
+from possm.model.rotary import rotate
+from possm.streaming.graph import Graph
+
+
+def encode(graph: Graph, model: Possm, rows: np.ndarray) -> str:
+    """Tokens of one chunk -> its latent (1, width).
+
+    With basis B = (cos, sin, cos, sin, cos, sin) at a token's time, its row of T = (score coefficients,
+    v1, v2, v2, v1) times B holds all its score and its rotated value need, as sums and differences of columns: those
+    are folded into the products that follow. U = (constant of the score, values that do not rotate, 1).
+
+    An empty chunk sums to 0 everywhere, also in the column of ones: that column carries the difference
+    between any other chunk's bias and what the blank unit gives.
+
+    Args:
+        graph: Where to add.
+        model: Decoder in float64.
+        rows: (units,) rows of its unit table, the blank unit first.
+    """
+    encoder = model.encoder
+    tables = UnitTables(*(table[torch.from_numpy(rows)] for table in model.tables()))
+    pairs = len(encoder.rotary.omega)
+    turning, still = tables.value[:, : 2 * pairs], tables.value[:, 2 * pairs :]
+    swapped = torch.cat([turning[:, pairs:], turning[:, :pairs]], dim=1)
+    interleaved = [turning[:, :pairs], turning[:, pairs:], swapped[:, :pairs], swapped[:, pairs:]]
+    timed = torch.cat([tables.score[:, 1:], *interleaved], dim=1)
+    untimed = torch.cat([tables.score[:, :1], still, torch.ones(len(rows), 1).to(still)], dim=1)
+
+    unit = graph.input("unit", "int64", ["tokens"])
+    time_s = graph.input("time_s", "float32", ["tokens", 1])
+    count = graph.input("count", "float32", [1, "tokens"])
+    relative_s = graph.node("Sub", time_s, graph.constant(np.array([encoder.latent_time_s])))
+    angle = graph.node("Mul", relative_s, graph.constant(array(encoder.rotary.omega[None])))
+    turn = graph.node("Cos", angle), graph.node("Sin", angle)
+    basis = graph.node("Concat", *turn * 3, axis=1)
+    by_time = graph.node("Mul", graph.node("Gather", graph.constant(array(timed)), unit), basis)
+    by_unit = graph.node("Gather", graph.constant(array(untimed)), unit)
+
+    mask_time, mask_unit = np.zeros((1, timed.shape[1])), np.zeros((1, untimed.shape[1]))
+    mask_time[:, : 2 * pairs], mask_unit[:, 0] = 1, 1
+    score = graph.node("Gemm", graph.constant(mask_unit), by_unit, graph.node("Log", count), transB=1)
+    score = graph.node("Gemm", graph.constant(mask_time), by_time, score, transB=1)
+    weight = graph.node("Softmax", score, axis=1)
+    sums = graph.node("MatMul", weight, by_time), graph.node("MatMul", weight, by_unit)
+
+    matrix, blank = encoder.to_out.weight, encoder.latent + encoder.to_out(encoder._blank(tables))
+    bias = encoder.latent + encoder.to_out.bias - blank
+    nothing = matrix.new_zeros(len(matrix), 2 * pairs + 1)  # the columns that made the score
+    from_time = torch.cat([nothing[:, 1:], from_products(matrix, pairs)], dim=1)
+    from_unit = torch.cat([nothing[:, :1], matrix[:, 2 * pairs :], bias.T], dim=1)
+    latent = graph.node("Gemm", sums[1], graph.constant(array(from_unit.T)), graph.constant(array(blank)))
+    latent = graph.node("Gemm", sums[0], graph.constant(array(from_time.T)), latent)
+    return feed_forward(graph, latent, encoder.feed_forward)
+
+
+def decode(graph: Graph, model: Possm, hidden: str, session: int) -> tuple[str, str]:
+    """Newest hidden state (1, 1, hidden) -> attended queries (Q, width), and the hidden states to keep.
+
+    What is asked is the same at every step but for its time, so keys and queries fold into coefficients of
+    1, cos and sin of the query's time, one matrix for each of the k hidden states.
+    """
+    attention, kept = model.attention, model.config.num_context - 1
+    size = model.config.hidden
+    recent = graph.input("recent", "float32", [kept, 1, size])
+    history = graph.node("Concat", recent, hidden, axis=0)
+    limits = [graph.constant(np.array([limit])) for limit in (1, kept + 1, 0)]
+    keep = graph.node("Slice", history, *limits)
+    asked, embedding = questions(model, session)
+    score, value = context_matrices(attention, asked)
+    matrices = graph.constant(array(torch.cat([score, value], dim=1).transpose(1, 2)))
+    projected = graph.node("MatMul", graph.norm(history, attention.norm_context), matrices)
+    sizes = [score.shape[1], value.shape[1]]
+    score_of, value_of = graph.split(graph.reshape(projected, kept + 1, sum(sizes)), sizes, axis=1)
+
+    basis, basis_value = _query_basis(graph, attention, value.shape[1])
+    which = ""
+    if len(embedding) > 1:
+        which = graph.input("query_behavior", "int64", ["queries"])
+        mine = graph.node("Gather", graph.constant(np.eye(len(embedding))[:, :, None]), which)
+        spread = graph.node("Mul", mine, graph.node("Unsqueeze", basis, graph.constant(np.array([1]))))
+        basis = graph.reshape(spread, -1, score.shape[1])
+    weight = graph.node("Gemm", basis, score_of, _unknown(graph, kept + 1), transB=1)
+    mixed = graph.node("MatMul", graph.node("Softmax", weight, axis=1), value_of)
+    pairs, matrix = len(attention.rotary.omega), attention.to_out.weight
+    signs = from_products(matrix, pairs) * torch.tensor([1, -1, 1, -1]).repeat_interleave(pairs)  # R(-t)
+    out = torch.cat([signs, matrix[:, 2 * pairs :]], dim=1)
+    residual = graph.constant(array(embedding + attention.to_out.bias))
+    if which:
+        residual = graph.node("Gather", residual, which)
+    turned = graph.node("Mul", mixed, basis_value)
+    attended = graph.node("Gemm", turned, graph.constant(array(out.T)), residual)
+    return feed_forward(graph, attended, attention.feed_forward), keep
+
+
+def questions(model: Possm, session: int) -> tuple[Tensor, Tensor]:
+    """What each behavior asks before time enters (B, head), and its embedding (B, width)."""
+    rows = [readout.behavior.weight for readout in model.readouts.values()]  # type: ignore[union-attr]
+    embedding = model.session.weight[session] + torch.cat(rows)  # type: ignore[arg-type]
+    to_query = model.attention.to_query
+    return to_query(model.attention.norm_query(embedding)) * to_query.out_features**-0.5, embedding
+
+
+def context_matrices(attention: ReadoutAttention, asked: Tensor) -> tuple[Tensor, Tensor]:
+    """Normed hidden state j -> score coefficients (k, B (1 + 2F), hidden), and value products (k, 4F + rest,
+    hidden)."""
+    key, value = attention.to_key_value.weight.chunk(2, dim=0)  # (head, hidden)
+    pairs = len(attention.rotary.omega)
+    scores, values = [], []
+    for cos, sin in zip(*attention.rotary(attention.context_time_s), strict=True):
+        k1, k2, k_still = rotate(key.T, cos, sin).T.split([pairs, pairs, len(key) - 2 * pairs])
+        for question in asked:
+            q1, q2, q_still = question[:, None].split([pairs, pairs, len(key) - 2 * pairs])
+            scores += [q_still.T @ k_still, q1 * k1 + q2 * k2, q1 * k2 - q2 * k1]
+        v1, v2, v_still = rotate(value.T, cos, sin).T.split([pairs, pairs, len(value) - 2 * pairs])
+        values += [v1, v2, v2, v1, v_still]
+    count = len(attention.context_time_s)
+    return torch.cat(scores).unflatten(0, (count, -1)), torch.cat(values).unflatten(0, (count, -1))
+
+
+def _query_basis(graph: Graph, attention: ReadoutAttention, width: int) -> tuple[str, str]:
+    """Query times -> (1, cos, sin) for scores, (cos, sin, cos, sin, 1) for values; sin is a shifted cos."""
+    omega = array(attention.rotary.omega)
+    zero, quarter = np.zeros_like(omega), np.full_like(omega, np.pi / 2)
+    still = np.zeros(width - 4 * len(omega))
+    frequency = np.concatenate([[0], omega, omega, omega, omega, omega, omega, still])
+    phase = np.concatenate([[0], zero, quarter, zero, quarter, zero, quarter, still])
+    time_s = graph.input("query_time_s", "float32", ["queries", 1])
+    angle = graph.node("Gemm", time_s, graph.constant(frequency[None]), graph.constant(-phase))
+    sizes = [1 + 2 * len(omega), width]
+    basis, basis_value = graph.split(graph.node("Cos", angle), sizes, axis=1)
+    return basis, basis_value
+
+
+def _unknown(graph: Graph, count: int) -> str:
+    """-inf for hidden states from before the stream began, by how many chunks have been seen: (1, k)."""
+    seen = graph.input("seen", "int64", [1])
+    back = np.arange(count - 1, -1, -1)
+    table = np.where(back[None] > np.arange(count)[:, None], -np.inf, 0.0)
+    return graph.node("Gather", graph.constant(table), seen)
+
+
+def from_products(matrix: Tensor, pairs: int) -> Tensor:
+    """A matrix on rotated features (out, head) -> on the products v1 cos, v2 sin, v2 cos, v1 sin."""
+    first, second = matrix[:, :pairs], matrix[:, pairs : 2 * pairs]
+    return torch.cat([first, -first, second, second], dim=1)
+
+
+def feed_forward(graph: Graph, x: str, block: FeedForward) -> str:
+    """(rows, width) -> (rows, width)."""
+    up, half = block.up, block.up.out_features // 2
+    normed = graph.norm(x, block.norm)
+    value, gate = graph.split(graph.linear(normed, array(up.weight), array(up.bias)), [half, half], axis=-1)
+    inner = graph.node("Mul", value, graph.node("Gelu", gate))
+    return graph.node("Add", x, graph.linear(inner, array(block.down.weight), array(block.down.bias)))
+
+
+def array(tensor: Tensor) -> np.ndarray:
+    """As numpy."""
+    return tensor.detach().numpy()
