@@ -30,7 +30,7 @@ def answers_at(model, times_s, unit, asked_s):
     """Decode two seconds in one call."""
     edges_s = chunk_edges_s(0.0, first=0, count=CHUNKS, chunk_ms=50)
     tokens = chunk_tokens(times_s, unit, np.ones(len(unit), np.float32), edges_s)
-    chunk, relative_s = query_chunks(asked_s, edges_s, lead_s=model.config.lead_ms / 1000)
+    chunk, relative_s = query_chunks(asked_s, edges_s, lead_s=model.config.effective_lead_ms / 1000)
     batch = collate([Sample(tokens, 0, {"cursor.pos": Queries(chunk, relative_s)})])
     with torch.inference_mode():
         return model(batch.to(torch.from_numpy))[0]["cursor.pos"].numpy()
