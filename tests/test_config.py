@@ -72,6 +72,10 @@ def test_an_unknown_key_is_an_error(values, class_, fix):
 def test_a_stored_value_is_checked_too():
     with pytest.raises(ConfigError, match="width"):
         from_json(PossmConfig, {"width": 0})
+    with pytest.raises(ConfigError, match="PossmConfig cannot be made"):
+        from_json(PossmConfig, {"width": "wide"})
+    with pytest.raises(ConfigError, match="num_dimensions"):
+        from_json(BehaviorConfig, {})
 
 
 @pytest.mark.parametrize(

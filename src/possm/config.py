@@ -23,7 +23,7 @@ def from_json(config_class: type[T], values: Mapping[str, Any]) -> T:
     """Build a config dataclass from what `to_json` made.
 
     Raises:
-        ConfigError: A key is unknown, or the class refuses a value.
+        ConfigError: A key is unknown or missing, or the class refuses a value.
     """
     hints = typing.get_type_hints(config_class)
     names = [f.name for f in dataclasses.fields(config_class)]  # type: ignore[arg-type]
@@ -35,7 +35,11 @@ def from_json(config_class: type[T], values: Mapping[str, Any]) -> T:
                 wanted=f"one of {', '.join(names)}",
                 fix=f"did you mean {near[0]!r}?" if near else "remove it",
             )
-    return config_class(**{key: _value(hints[key], value) for key, value in values.items()})
+    made = {key: _value(hints[key], value) for key, value in values.items()}
+    try:
+        return config_class(**made)
+    except TypeError as error:  # a setting is missing, or a word where a number belongs
+        raise ConfigError(f"{config_class.__name__} cannot be made of this", got=error) from error
 
 
 def _value(hint: Any, value: Any) -> Any:
