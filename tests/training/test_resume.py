@@ -16,7 +16,7 @@ from possm.checkpoint import load_decoder
 from possm.data.augment import AugmentConfig
 from possm.errors import CheckpointError, ConfigError, PossmError
 from possm.model.decoder import PossmConfig
-from possm.training import loop
+from possm.training import run
 from possm.training.loop import TrainConfig, train
 from possm.training.optim import OptimConfig
 from possm.training.resume import FILE
@@ -98,7 +98,7 @@ def test_it_does_go_on(tmp_path):
 @pytest.mark.parametrize("name", ["save_decoder", "save_run", "_write"])
 def test_killed_while_saving(uninterrupted, tmp_path, monkeypatch, name):
     """Between any two of the files that a validation writes."""
-    real, calls = getattr(loop, name), []
+    real, calls = getattr(run, name), []
 
     def dies(*arguments, **settings):
         calls.append(name)
@@ -106,7 +106,7 @@ def test_killed_while_saving(uninterrupted, tmp_path, monkeypatch, name):
             raise KeyboardInterrupt
         return real(*arguments, **settings)
 
-    monkeypatch.setattr(loop, name, dies)
+    monkeypatch.setattr(run, name, dies)
     with pytest.raises(KeyboardInterrupt):
         train([RECORDING], CONFIG, tmp_path)
     monkeypatch.undo()

@@ -1,0 +1,90 @@
+"""What a training run is told, what it reports on the way, and what it ends with."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from possm.checkpoint import Decoder
+from possm.config import require
+from possm.data.augment import AugmentConfig
+from possm.model.decoder import PossmConfig
+from possm.training.optim import OptimConfig
+from possm.training.preflight import check_names
+
+DEFAULT_STEPS = 1000
+DEFAULT_VALIDATIONS = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One run. The defaults are those of the study in docs/training.md."""
+
+    behavior: tuple[str, ...]
+    """Names of the signals to decode, such as "cursor.vel"."""
+    decoder: PossmConfig = PossmConfig()
+    """Architecture; its behaviors are filled in from the recordings."""
+    window_s: float = 4.0
+    """Length of a training window."""
+    batch_size: int = 16
+    """Windows per step."""
+    epochs: int | None = None
+    """Passes over the training intervals; None is as many as make about 1,000 steps."""
+    optim: OptimConfig = OptimConfig()
+    """Optimizer and schedule."""
+    augment: AugmentConfig = AugmentConfig()
+    """Changes to training windows."""
+    interval_weights: dict[str, float] = field(default_factory=dict)
+    """Loss weight of samples inside named intervals (paper: reach 5, hold 0.1, outliers 0)."""
+    behavior_weights: dict[str, float] = field(default_factory=dict)
+    """Loss weight of each behavior; 1 unless given."""
+    evaluate_within: str | None = None
+    """Intervals whose samples count in validation; None counts all."""
+    valid_every: int | None = None
+    """Epochs between validations, which are also the points a run resumes from; None validates 12 times."""
+    seed: int = 0
+    """Of weights, windows, augmentation and dropout."""
+    device: str = "auto"
+    """"cpu", "cuda", or "auto": CUDA where there is one."""
+    precision: str = "auto"
+    """"float32", "bf16", or "auto": bf16 on CUDA."""
+
+    def __post_init__(self) -> None:
+        names = "one or more names, as a tuple"
+        require(bool(self.behavior) and not isinstance(self.behavior, str), "behavior", self.behavior, names)
+        require(self.window_s > 0, "window_s", self.window_s, "above 0")
+        for name in ("batch_size", "epochs", "valid_every"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, name, value, "1 or more")
+        choices = ("auto", "float32", "bf16")
+        require(self.precision in choices, "precision", self.precision, f"one of {choices}")
+        check_names("behavior_weights", self.behavior_weights, self.behavior)
+        for name in ("interval_weights", "behavior_weights"):
+            weights = getattr(self, name)
+            require(all(0 <= w < math.inf for w in weights.values()), name, weights, "finite, 0 or more")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a run reports after every step, and after every validation with `valid_r2`."""
+
+    epoch: int
+    epochs: int
+    step: int
+    total_steps: int
+    loss: float
+    eta_s: float
+    valid_r2: float | None = None
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run ends with."""
+
+    decoder: Decoder
+    """The best by validation R2."""
+    path: Path
+    """Its file."""
+    summary: dict[str, float]
+    """As in summary.json: best_valid_r2, wall_s, cpu_s, windows_per_s, parameters, peak_memory_mb."""

@@ -1,0 +1,268 @@
+"""The moving parts of one training run: weights, optimizer, counters, and the files of its folder."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import math
+import resource
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from possm.batch import Batch
+from possm.checkpoint import Decoder, save_decoder
+from possm.config import to_json
+from possm.data.files import atomic_path
+from possm.data.loader import SampleMaker, training_batches
+from possm.data.recording import Recording
+from possm.data.scaling import Scaling
+from possm.data.vocabulary import Vocabulary
+from possm.data.windows import random_windows
+from possm.errors import ConfigError, PossmError, RecordingError
+from possm.evaluation.score import evaluate
+from possm.model.decoder import Possm
+from possm.training.config import (
+    DEFAULT_STEPS,
+    DEFAULT_VALIDATIONS,
+    Progress,
+    TrainConfig,
+    TrainResult,
+)
+from possm.training.losses import total_loss
+from possm.training.optim import learning_rate, make_optimizer, update_average
+from possm.training.preflight import behavior_configs, check_names, check_recordings
+from possm.training.resume import load_run, save_run
+
+logger = logging.getLogger(__name__)
+
+
+PROGRESS = ("epoch", "step", "windows", "best_r2", "best_epoch", "wall_s", "cpu_s", "metrics")
+"""What a run counts, besides weights and optimizer."""
+
+
+class Run:
+    """The moving parts of one run."""
+
+    def __init__(self, recordings: Sequence[Recording], config: TrainConfig, out: Path) -> None:
+        check_recordings(
+            recordings,
+            behaviors=config.behavior,
+            chunk_ms=config.decoder.chunk_ms,
+            within=config.evaluate_within,
+        )
+        check_names("interval_weights", config.interval_weights, {i for r in recordings for i in r.intervals})
+        self.recordings, self.out = recordings, out
+        behaviors = behavior_configs(recordings, config.behavior)
+        self.config = replace(config, decoder=replace(config.decoder, behaviors=behaviors))
+        self.vocabulary = Vocabulary.of(recordings)
+        self.scaling = {name: Scaling.fit(recordings, name) for name in config.behavior}
+        self.device = _device(config.device)
+        torch.manual_seed(config.seed)
+        sizes = {"num_units": len(self.vocabulary.units), "num_sessions": len(self.vocabulary.sessions)}
+        self.model = Possm(self.config.decoder, **sizes).to(self.device)
+        self.average = copy.deepcopy(self.model)
+        self.best = copy.deepcopy(self.model)
+        self.optimizer = make_optimizer(self.model, config.optim)
+        self.maker = SampleMaker(
+            recordings=recordings,
+            vocabulary=self.vocabulary,
+            scaling=self.scaling,
+            chunk_ms=self.config.decoder.chunk_ms,
+            lead_ms=self.config.decoder.effective_lead_ms,
+            interval_weights=config.interval_weights,
+            augment=config.augment,
+        )
+        steps = self._steps_per_epoch()
+        self.epochs = config.epochs or math.ceil(DEFAULT_STEPS / steps)
+        self.valid_every = config.valid_every or math.ceil(self.epochs / DEFAULT_VALIDATIONS)
+        self.total_steps = self.epochs * steps
+        self.epoch = self.best_epoch = self.step = self.windows = 0
+        self.best_r2, self.wall_s = -math.inf, 0.0
+        self.cpu_s = 0.0
+        self.started, self.started_cpu = time.perf_counter(), time.process_time()
+        self.metrics: list[dict[str, Any]] = []
+
+    def restore(self) -> None:
+        """Go on where this folder's run stopped, if there is one."""
+        saved = load_run(self.out, self._settings())
+        if saved is not None:
+            saved.restore(model=self.model, average=self.average, best=self.best, optimizer=self.optimizer)
+            for name in PROGRESS:
+                setattr(self, name, saved.progress[name])
+            logger.info("resumed %s at epoch %d", self.out, self.epoch)
+        _write(self.out / "config.json", json.dumps(to_json(self.config), indent=1))
+
+    def train_epoch(self, progress: Callable[[Progress], None] | None) -> None:
+        """One pass over the training intervals."""
+        self.model.train()
+        losses = []
+        for batch in self._batches():
+            losses.append(self._step(batch))
+            if progress is not None:
+                progress(self._progress(losses[-1]))
+        self.epoch += 1
+        self.epoch_loss = float(np.mean(losses))
+
+    def validate(self, progress: Callable[[Progress], None] | None) -> None:
+        """Score the averaged weights, keep the best, write everything down."""
+        decoder = Decoder(self.average.eval(), self.vocabulary, self.scaling)
+        rows = [
+            score
+            for recording in self.recordings
+            for score in evaluate(decoder, recording, split="valid", within=self.config.evaluate_within)[0]
+        ]
+        valid_r2 = float(np.mean([row.r2 for row in rows]))
+        if math.isnan(valid_r2):
+            undefined = [f"{row.session}, {row.behavior}" for row in rows if math.isnan(row.r2)]
+            raise RecordingError(
+                "validation R2 is not defined, so no weights can be selected",
+                about="; ".join(undefined),
+                fix="give the valid split samples of a behavior that changes",
+            )
+        if valid_r2 > self.best_r2:
+            self.best_r2, self.best_epoch = valid_r2, self.epoch
+            self.best.load_state_dict(self.average.state_dict())
+            save_decoder(self._best(), self.out / "decoder.safetensors")
+        now = time.perf_counter()
+        self.wall_s, self.started = self.wall_s + now - self.started, now
+        cpu = time.process_time()
+        self.cpu_s, self.started_cpu = self.cpu_s + cpu - self.started_cpu, cpu
+        row = {"epoch": self.epoch, "step": self.step, "train_loss": self.epoch_loss, "valid_r2": valid_r2}
+        row |= {"learning_rate": self._rate(self.step - 1), "wall_s": self.wall_s}
+        row |= {f"valid_r2/{r.session}/{r.behavior}": r.r2 for r in rows}
+        self.metrics.append(row)
+        self._save()
+        if progress is not None:
+            progress(self._progress(self.epoch_loss, valid_r2))
+
+    def finish(self) -> TrainResult:
+        """Write the summary; the same command run again finds the run complete and changes nothing."""
+        decoder = self._best()
+        path = save_decoder(decoder, self.out / "decoder.safetensors")
+        summary = {
+            "best_valid_r2": self.best_r2,
+            "wall_s": self.wall_s,
+            "cpu_s": self.cpu_s,
+            "windows_per_s": self.windows / max(self.wall_s, 1e-9),
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        }
+        self._write_metrics()  # again, for a run that was killed after its last validation
+        _write(self.out / "summary.json", json.dumps(summary, indent=1))
+        return TrainResult(decoder, path, summary)
+
+    def _step(self, batch: Batch) -> float:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._rate(self.step)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16()):
+            answers, _ = self.model(batch)
+        loss = total_loss(
+            {name: answer.float() for name, answer in answers.items()},
+            batch,
+            kinds={name: b.readout for name, b in self.config.decoder.behaviors.items()},
+            behavior_weights=self.config.behavior_weights,
+        )
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise ConfigError(
+                "the training loss is no longer a number",
+                about=f"{self.out}, step {self.step}",
+                got=value,
+                fix="lower the learning rate, or look for extreme values with `possm inspect`",
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
+        self.optimizer.step()
+        update_average(self.average, self.model, self.step, self.config.optim)
+        self.step += 1
+        self.windows += len(batch.session)
+        return value
+
+    def _batches(self) -> Iterator[Batch]:
+        """This epoch's batches. Its randomness depends on seed and epoch only, so that it can be resumed."""
+        rng = np.random.default_rng([self.config.seed, self.epoch])
+        batches = training_batches(
+            self.maker, window_s=self.config.window_s, batch_size=self.config.batch_size, rng=rng
+        )
+        for batch in batches:
+            yield batch.to(lambda x: torch.from_numpy(x).to(self.device))
+
+    def _steps_per_epoch(self) -> int:
+        rng = np.random.default_rng(self.config.seed)
+        windows = random_windows(self.recordings, "train", self.config.window_s, rng)
+        if not windows:
+            raise ConfigError("the train split holds no window", fix="shorten window_s")
+        return math.ceil(len(windows) / self.config.batch_size)
+
+    def _rate(self, step: int) -> float:
+        return learning_rate(min(step, self.total_steps - 1), self.total_steps, self.config.optim)
+
+    def _bf16(self) -> bool:
+        wanted = self.config.precision
+        return wanted == "bf16" or (wanted == "auto" and self.device.type == "cuda")
+
+    def _progress(self, loss: float, valid_r2: float | None = None) -> Progress:
+        elapsed = self.wall_s + time.perf_counter() - self.started
+        eta_s = elapsed / max(1, self.step) * (self.total_steps - self.step)
+        return Progress(self.epoch, self.epochs, self.step, self.total_steps, loss, eta_s, valid_r2)
+
+    def _best(self) -> Decoder:
+        provenance = {
+            "training": to_json(self.config),
+            "files": [recording.name for recording in self.recordings],
+            "best_valid_r2": self.best_r2,
+            "epoch": self.best_epoch,
+            "torch": torch.__version__,
+        }
+        return Decoder(copy.deepcopy(self.best).cpu().eval(), self.vocabulary, dict(self.scaling), provenance)
+
+    def _settings(self) -> dict[str, Any]:
+        """What must be the same for a run to go on."""
+        return {
+            **to_json(self.config),
+            "sessions": list(self.vocabulary.sessions),
+            "units": len(self.vocabulary.units),
+            "scaling": {name: to_json(scaling) for name, scaling in self.scaling.items()},
+        }
+
+    def _save(self) -> None:
+        progress = {name: getattr(self, name) for name in PROGRESS}
+        save_run(
+            self.out,
+            self._settings(),
+            progress,
+            model=self.model,
+            average=self.average,
+            best=self.best,
+            optimizer=self.optimizer,
+        )
+        self._write_metrics()
+
+    def _write_metrics(self) -> None:
+        _write(self.out / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in self.metrics))
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise PossmError(f"cannot use device {name!r}", got=error, fix="use --device cpu") from error
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        with atomic_path(path) as temporary:
+            temporary.write_text(text)
+    except OSError as error:
+        fix = "free the disk or choose another folder"
+        raise PossmError("cannot be written", about=path, got=error, fix=fix) from error
