@@ -135,6 +135,11 @@ class LiveDecoder:
         """Start of the next chunk: everything before it has been decoded."""
         return self._clock.decoded_s
 
+    @property
+    def heard_s(self) -> float | None:
+        """Everything before this has been delivered; None before the first push."""
+        return self._clock.until_s
+
     def restart(self, origin_s: float) -> None:
         """Begin anew at another time, as after a cut in a recording: forget the hidden state and the spikes
         that wait (counted as discarded), number chunks from 0. The counters go on.
