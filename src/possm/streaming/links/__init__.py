@@ -10,7 +10,11 @@ from possm.errors import StreamError
 from possm.streaming.links.base import Message, Sink, Source
 from possm.streaming.links.callback import CallbackSink, CallbackSource
 from possm.streaming.links.csv import CsvSink, CsvSource
+from possm.streaming.links.lsl import LslSink, LslSource
+from possm.streaming.links.redis import RedisSink, RedisSource
 from possm.streaming.links.replay import ReplaySource
+from possm.streaming.links.udp import UdpSink, UdpSource
+from possm.streaming.links.zmq import ZmqSink, ZmqSource
 
 __all__ = ["SINKS", "SOURCES", "Message", "Sink", "Source", "open_sink", "open_source"]
 
@@ -22,9 +26,20 @@ SOURCES: dict[str, Opener[Source]] = {
     "replay": ReplaySource.open,
     "csv": CsvSource.open,
     "callback": CallbackSource.open,
+    "lsl": LslSource.open,
+    "zmq": ZmqSource.open,
+    "udp": UdpSource.open,
+    "redis": RedisSource.open,
 }
 """By kind."""
-SINKS: dict[str, Opener[Sink]] = {"csv": CsvSink.open, "callback": CallbackSink.open}
+SINKS: dict[str, Opener[Sink]] = {
+    "csv": CsvSink.open,
+    "callback": CallbackSink.open,
+    "lsl": LslSink.open,
+    "zmq": ZmqSink.open,
+    "udp": UdpSink.open,
+    "redis": RedisSink.open,
+}
 """By kind."""
 
 
