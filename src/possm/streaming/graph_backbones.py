@@ -1,13 +1,12 @@
 """One step of every backbone as ONNX nodes; `STEPS` has a line for each in BACKBONES.
 
 A step takes the latent (1, width) and the names of the state's tensors, and gives the hidden state
-(1, hidden) and the state after. The maths is that of `possm.model`, from the same weights.
+(1, hidden), or (1, 1, hidden), and the state after. The maths and the weights are those of `possm.model`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -23,28 +22,43 @@ Stepped = tuple[str, tuple[str, ...]]
 
 def gru(graph: Graph, backbone: Gru, x: str, state: Sequence[str]) -> Stepped:
     """State: (layers, 1, hidden)."""
-    layers, size = backbone.gru.num_layers, backbone.gru.hidden_size
-    held = graph.reshape(state[0], layers, size)
-    rows = graph.split(held, [1] * layers, axis=0) if layers > 1 else (held,)
-    after = []
+    layers = backbone.gru.num_layers
+    rows = graph.split(state[0], [1] * layers, axis=0) if layers > 1 else tuple(state)
+    whole = graph.precision == "float32"  # the runtime has a node for it, in float32 only
+    after: list[str] = []
+    if whole:
+        x = graph.reshape(x, 1, 1, -1)
     for layer, row in enumerate(rows):
-        x = _gru_layer(graph, backbone.gru, layer, x, row)
+        weights = [
+            array(getattr(backbone.gru, f"{name}_l{layer}"))
+            for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        ]
+        x = _gru_node(graph, weights, x, row) if whole else _gru_written_out(graph, weights, x, row)
         after.append(x)
     stacked = graph.node("Concat", *after, axis=0) if layers > 1 else x
-    return x, (graph.reshape(stacked, layers, 1, size),)
+    return (x, (stacked,)) if whole else (x, (graph.reshape(stacked, layers, 1, -1),))
 
 
-def _gru_layer(graph: Graph, weights: Any, layer: int, x: str, held: str) -> str:
-    """h' = n + z (h - n), n = tanh(W_n x + r (R_n h)): from (1, in) and (1, hidden), written out."""
-    size = weights.hidden_size
-    w, r, bw, br = (
-        array(getattr(weights, f"{name}_l{layer}"))
-        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-    )
-    by_x = graph.linear(x, w, bw)
-    by_h = graph.linear(held, r, br)
-    gates_x, new_x = graph.split(by_x, [2 * size, size], axis=1)
-    gates_h, new_h = graph.split(by_h, [2 * size, size], axis=1)
+def _gru_node(graph: Graph, weights: Sequence[np.ndarray], x: str, held: str) -> str:
+    """(1, 1, in) and (1, 1, hidden) -> (1, 1, hidden). ONNX wants the gates as update, reset, new."""
+
+    def ordered(weight: np.ndarray) -> np.ndarray:
+        reset, update, new = np.split(weight, 3)
+        return np.concatenate([update, reset, new])
+
+    w, r, bw, br = (ordered(weight) for weight in weights)
+    given = [graph.constant(w[None]), graph.constant(r[None]), graph.constant(np.concatenate([bw, br])[None])]
+    size = r.shape[1]
+    return graph.nodes("GRU", x, *given, "", held, outputs=2, hidden_size=size, linear_before_reset=1)[1]
+
+
+def _gru_written_out(graph: Graph, weights: Sequence[np.ndarray], x: str, held: str) -> str:
+    """h' = n + z (h - n), n = tanh(W_n x + r (R_n h)): (1, in) and (1, 1, hidden) -> (1, hidden)."""
+    w, r, bw, br = weights
+    size = r.shape[1]
+    held = graph.reshape(held, 1, size)
+    gates_x, new_x = graph.split(graph.linear(x, w, bw), [2 * size, size], axis=1)
+    gates_h, new_h = graph.split(graph.linear(held, r, br), [2 * size, size], axis=1)
     gates = graph.node("Sigmoid", graph.node("Add", gates_x, gates_h))
     reset, update = graph.split(gates, [size, size], axis=1)
     new = graph.node("Tanh", graph.node("Add", new_x, graph.node("Mul", reset, new_h)))

@@ -18,13 +18,17 @@ from possm.model.readout import ReadoutAttention
 from possm.model.rotary import rotate
 from possm.streaming.graph import Graph
 
+ALIGNED = 16
+"""Rows of small matrices are padded to whole vectors of this many numbers."""
+
 
 def encode(graph: Graph, model: Possm, rows: np.ndarray) -> str:
     """Tokens of one chunk -> its latent (1, width).
 
     With basis B = (cos, sin, cos, sin, cos, sin) at a token's time, its row of T = (score coefficients,
-    v1, v2, v2, v1) times B holds all its score and its rotated value need, as sums and differences of columns: those
-    are folded into the products that follow. U = (constant of the score, values that do not rotate, 1).
+    v1, v2, v2, v1) times B holds all its score and its rotated value need, as sums and differences of
+    columns: those are folded into the products that follow. U = (constant of the score, values that do not
+    rotate, 1).
 
     An empty chunk sums to 0 everywhere, also in the column of ones: that column carries the difference
     between any other chunk's bias and what the blank unit gives.
@@ -80,8 +84,7 @@ def decode(graph: Graph, model: Possm, hidden: str, session: int) -> tuple[str, 
     size = model.config.hidden
     recent = graph.input("recent", "float32", [kept, 1, size])
     history = graph.node("Concat", recent, hidden, axis=0)
-    limits = [graph.constant(np.array([limit])) for limit in (1, kept + 1, 0)]
-    keep = graph.node("Slice", history, *limits)
+    _, keep = graph.split(history, [1, kept], axis=0)
     asked, embedding = questions(model, session)
     score, value = context_matrices(attention, asked)
     matrices = graph.constant(array(torch.cat([score, value], dim=1).transpose(1, 2)))
@@ -118,16 +121,22 @@ def questions(model: Possm, session: int) -> tuple[Tensor, Tensor]:
 
 
 def context_matrices(attention: ReadoutAttention, asked: Tensor) -> tuple[Tensor, Tensor]:
-    """Normed hidden state j -> score coefficients (k, B (1 + 2F), hidden), and value products (k, 4F + rest,
-    hidden)."""
+    """Normed hidden state j -> score coefficients (k, B (1 + 2F padded), hidden), and value products
+    (k, 4F + rest, hidden)."""
     key, value = attention.to_key_value.weight.chunk(2, dim=0)  # (head, hidden)
     pairs = len(attention.rotary.omega)
+    pad = -(1 + 2 * pairs) % ALIGNED
     scores, values = [], []
     for cos, sin in zip(*attention.rotary(attention.context_time_s), strict=True):
         k1, k2, k_still = rotate(key.T, cos, sin).T.split([pairs, pairs, len(key) - 2 * pairs])
         for question in asked:
             q1, q2, q_still = question[:, None].split([pairs, pairs, len(key) - 2 * pairs])
-            scores += [q_still.T @ k_still, q1 * k1 + q2 * k2, q1 * k2 - q2 * k1]
+            scores += [
+                q_still.T @ k_still,
+                q1 * k1 + q2 * k2,
+                q1 * k2 - q2 * k1,
+                key.new_zeros(pad, key.shape[1]),
+            ]
         v1, v2, v_still = rotate(value.T, cos, sin).T.split([pairs, pairs, len(value) - 2 * pairs])
         values += [v1, v2, v2, v1, v_still]
     count = len(attention.context_time_s)
@@ -138,12 +147,12 @@ def _query_basis(graph: Graph, attention: ReadoutAttention, width: int) -> tuple
     """Query times -> (1, cos, sin) for scores, (cos, sin, cos, sin, 1) for values; sin is a shifted cos."""
     omega = array(attention.rotary.omega)
     zero, quarter = np.zeros_like(omega), np.full_like(omega, np.pi / 2)
-    still = np.zeros(width - 4 * len(omega))
-    frequency = np.concatenate([[0], omega, omega, omega, omega, omega, omega, still])
-    phase = np.concatenate([[0], zero, quarter, zero, quarter, zero, quarter, still])
+    pad, still = np.zeros(-(1 + 2 * len(omega)) % ALIGNED), np.zeros(width - 4 * len(omega))
+    frequency = np.concatenate([[0], omega, omega, pad, omega, omega, omega, omega, still])
+    phase = np.concatenate([[0], zero, quarter, pad, zero, quarter, zero, quarter, still])
     time_s = graph.input("query_time_s", "float32", ["queries", 1])
     angle = graph.node("Gemm", time_s, graph.constant(frequency[None]), graph.constant(-phase))
-    sizes = [1 + 2 * len(omega), width]
+    sizes = [1 + 2 * len(omega) + len(pad), width]
     basis, basis_value = graph.split(graph.node("Cos", angle), sizes, axis=1)
     return basis, basis_value
 
