@@ -233,6 +233,25 @@ def test_empty_chunks_are_counted():
     assert live.counts.chunks == 4 and live.counts.empty == 2
 
 
+def test_bursts_are_counted_and_a_lasting_change_becomes_usual():
+    live, number = live_decoder(), 0
+
+    def chunks(sizes):
+        nonlocal number
+        for size in sizes:
+            live.push(np.full(size, number * 0.05 + 0.02), np.arange(size) % UNITS, (number + 1) * 0.05)
+            number += 1
+        return live.counts.bursts
+
+    rng = np.random.default_rng(0)
+    assert chunks(rng.poisson(20, 100)) == 0
+    assert chunks([200, 20, 2000, 0, 0, 20]) == 2
+    assert chunks([0] * 500) == 2 and live.counts.usual == pytest.approx(22, abs=3)
+    assert chunks(rng.poisson(20, 50)) == 2
+    lasting = chunks([200] * 300)
+    assert 20 < lasting < 150 and chunks([200] * 50) == lasting
+
+
 @pytest.mark.parametrize(
     "change",
     [

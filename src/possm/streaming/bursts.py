@@ -1,12 +1,29 @@
-"""A cap on what one unit may say in one chunk, for electrodes that burst with noise."""
+"""Bursts of noise: chunks with far more spikes than usual are counted; what a unit may say can be capped."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from possm.streaming.inbox import Arrivals, StreamCounts
+
+MEMORY = 200
+"""Chunks over which the usual number of spikes is remembered."""
+
+
+def note_sizes(sizes: Sequence[int], counts: StreamCounts) -> None:
+    """Count the empty chunks and the bursts among chunks with so many spikes."""
+    for number, size in enumerate(sizes, start=counts.chunks - counts.empty):
+        if size == 0:
+            counts.empty += 1
+            continue
+        if number == 0:
+            counts.usual = float(size)
+        most = 5 * counts.usual + 10
+        counts.bursts += size > most
+        counts.usual += (min(size, most) - counts.usual) / min(number + 1, MEMORY)
 
 
 def cap_bursts(spikes: Arrivals, edges_s: np.ndarray, most: int, counts: StreamCounts) -> Arrivals:

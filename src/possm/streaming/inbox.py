@@ -42,6 +42,10 @@ class StreamCounts:
     """Chunks decoded."""
     empty: int = 0
     """Of these, chunks without a spike."""
+    bursts: int = 0
+    """Of these, chunks with far more spikes than usual (five times and ten more)."""
+    usual: float = 0.0
+    """Spikes of a usual chunk: the mean over the last 200 or so that had any."""
     cut: int = 0
     """Bins whose count was cut down to what the cap of their chunk left; they are used."""
     jumps: int = 0

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from possm.batch import Prediction, State
 from possm.streaming.binding import Binding
+from possm.streaming.bursts import note_sizes
 from possm.streaming.inbox import Arrivals, StreamCounts
 from possm.streaming.outputs import OutputClock, Stretch
 
@@ -30,7 +31,7 @@ def decode_stretch(
         spikes: Theirs, sorted by time; more before and after does no harm.
         outputs: Says which times they are asked for.
         state: What the chunk before left.
-        counts: Of the stream, for the predictions to report; empty chunks are counted here.
+        counts: Of the stream, for the predictions to report; empty chunks and bursts are counted here.
         received_s: When the input arrived, on the stream's clock, if known.
     """
     begin_s = time.perf_counter()
@@ -44,7 +45,7 @@ def decode_stretch(
 
     offsets, dropped = batch.tokens.offsets, counts.dropped
     sizes = (offsets[1:] - offsets[:-1]).tolist()
-    counts.empty += sizes.count(0)
+    note_sizes(sizes, counts)
 
     def predictions() -> Iterator[Prediction]:
         for chunk in range(batch.num_chunks):
