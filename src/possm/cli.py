@@ -57,17 +57,38 @@ def _run(name: str, arguments: list[str]) -> None:
         near = difflib.get_close_matches(name, COMMANDS, 1)
         fix = f"did you mean `possm {near[0]}`?" if near else "`possm --help` lists the commands"
         raise ConfigError(f"there is no command {name!r}", fix=fix)
+    if name == "bench":
+        _run_bench(arguments)
+    else:
+        _run_command(COMMANDS[name](), name, arguments)
+
+
+def _run_bench(arguments: list[str]) -> None:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_list("possm bench WHAT [OPTIONS]", _bench.__doc__ or "", BENCHES, "possm bench WHAT"))
+        return
+    if arguments[0] not in BENCHES:
+        raise ConfigError(f"there is no bench {arguments[0]!r}", wanted=f"one of {', '.join(BENCHES)}")
+    _run_command(BENCHES[arguments[0]](), f"bench {arguments[0]}", arguments[1:])
+
+
+def _run_command(command: Callable[..., None], name: str, arguments: list[str]) -> None:
     import tyro
 
-    command = COMMANDS[name]()
     tyro.cli(command, prog=f"possm {name}", args=arguments, config=(tyro.conf.OmitArgPrefixes,))
 
 
 def _overview() -> str:
-    lines = ["usage: possm COMMAND [OPTIONS]", "", "From a recording of spikes to a live decoder.", ""]
-    for name, make in COMMANDS.items():
+    return _list(
+        "possm COMMAND [OPTIONS]", "From a recording of spikes to a live decoder.", COMMANDS, "possm COMMAND"
+    )
+
+
+def _list(usage: str, about: str, makers: "dict[str, Callable[[], Callable[..., None]]]", one: str) -> str:
+    lines = [f"usage: {usage}", "", about, ""]
+    for name, make in makers.items():
         lines.append(f"  {name:<10} {(make.__doc__ or '').splitlines()[0]}")
-    lines += ["", "`possm COMMAND --help` lists the options of one; --debug shows where an error came from."]
+    lines += ["", f"`{one} --help` lists the options of one; --debug shows where an error came from."]
     return "\n".join(lines)
 
 
@@ -252,8 +273,11 @@ def _stream() -> Callable[..., None]:
     """Run a decoder live: from a source to a sink."""
     from tyro.conf import Positional
 
+    from possm.streaming.settings import StreamSettings
+
     def stream(
         decoder: Positional[Path],
+        settings: StreamSettings,
         *,
         source: str,
         sink: str,
@@ -263,24 +287,99 @@ def _stream() -> Callable[..., None]:
         """Run a decoder on a stream of spikes.
 
         Args:
-            decoder: A .safetensors file.
+            decoder: A .safetensors file, or an .onnx file of `possm export`, which needs no torch.
             source: Where spikes come from, such as replay:recording.h5 or replay:recording.h5?speed=1.
             sink: Where predictions go, such as csv:out.csv.
             session: The session to decode as; may be left out if the decoder knows one only.
             deadline_ms: A step that takes longer counts as missed.
+            settings: What to do when input is late, missing or on a clock that jumps, and about the machine.
         """
-        from possm.checkpoint import load_decoder
         from possm.streaming.links import open_sink, open_source
         from possm.streaming.live import LiveDecoder
         from possm.streaming.run import run_stream
         from possm.streaming.watch import Watch
 
-        loaded = load_decoder(decoder)
-        live = LiveDecoder(loaded, session=session)
-        print(run_stream(live, open_source(source), open_sink(sink), Watch(deadline_ms=deadline_ms)).text())
+        live = LiveDecoder(decoder, session=session, config=settings.live())
+        links, watch = (open_source(source), open_sink(sink)), Watch(deadline_ms=deadline_ms)
+        print(run_stream(live, *links, watch, config=settings.run()).text())
 
     return stream
 
+
+def _export() -> Callable[..., None]:
+    """Write a decoder as an ONNX file, for one session and the fastest steps."""
+    from typing import Literal
+
+    from tyro.conf import Positional
+
+    def export(
+        decoder: Positional[Path],
+        *,
+        out: Path,
+        session: str | None = None,
+        precision: Literal["float32", "int8"] = "float32",
+    ) -> None:
+        """Write the step of a decoder as an ONNX file that runs without torch.
+
+        Args:
+            decoder: A .safetensors file.
+            out: The .onnx file to write.
+            session: The session whose units it shall decode; may be left out if the decoder knows one only.
+            precision: Of the weights. int8 reads a quarter of the memory, which is what a step of the
+                large model waits for; docs/realtime.md says what it costs in accuracy.
+        """
+        from possm.checkpoint import load_decoder
+        from possm.streaming.export import export_decoder
+
+        path = export_decoder(load_decoder(decoder), out, session=session, precision=precision)
+        print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {precision}")
+
+    return export
+
+
+def _bench() -> Callable[..., None]:
+    """Measure: latency of every engine and backbone."""
+    raise NotImplementedError  # `_run` lists BENCHES instead
+
+
+def _bench_latency() -> Callable[..., None]:
+    """Time per step: percentiles and missed deadlines, engines and backbones side by side."""
+
+    def latency(
+        *,
+        decoder: Path | None = None,
+        peers: bool = False,
+        json: Path | None = None,
+        steps: int = 2000,
+        seconds: float = 20.0,
+        seed: int = 0,
+    ) -> None:
+        """Time the step of one chunk, hot and with pauses, over engines, backbones, sizes, spikes and units.
+
+        Args:
+            decoder: Time this decoder (.safetensors, or .onnx); left out, random decoders of both sizes of
+                the paper and all backbones.
+            peers: Time POYO 1.3M of torch_brain (extra "peers") and a Wiener filter as well.
+            json: File for the rows.
+            steps: Steps of every row; 100,000 for percentiles of the far tail.
+            seconds: A row ends after this long, also before its steps are done.
+            seed: Of spikes and random weights.
+        """
+        from possm.bench.latency import LatencyConfig, bench_latency
+
+        config = LatencyConfig(steps=steps, seconds=seconds, peers=peers, seed=seed)
+        report = bench_latency(config, decoder=decoder, progress=print)
+        print(report.text())
+        if json is not None:
+            report.write(json)
+
+    return latency
+
+
+BENCHES: dict[str, Callable[[], Callable[..., None]]] = {
+    "latency": _bench_latency,
+}
+"""What `possm bench` measures; makers as in COMMANDS."""
 
 COMMANDS: dict[str, Callable[[], Callable[..., None]]] = {
     "demo": _demo,
@@ -290,6 +389,8 @@ COMMANDS: dict[str, Callable[[], Callable[..., None]]] = {
     "train": _train,
     "evaluate": _evaluate,
     "stream": _stream,
+    "export": _export,
+    "bench": _bench,
 }
 """Makers of the subcommands: each imports what its options need and returns the function that runs."""
 

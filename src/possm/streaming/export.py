@@ -26,7 +26,7 @@ from possm.config import require, to_json
 from possm.data.files import atomic_path
 from possm.data.vocabulary import BLANK_UNIT, Vocabulary
 from possm.errors import CheckpointError, StreamError
-from possm.model.decoder import Possm
+from possm.model.decoder import Possm, PossmConfig
 from possm.model.readout import ContinuousReadout
 from possm.streaming.engines import StreamSpec
 from possm.streaming.graph import Graph
@@ -73,10 +73,12 @@ def export_decoder(
         "format": FORMAT,
         "possm_version": _version(),
         "spec": to_json(_spec(decoder, session, rows)),
-        "backbone": decoder.config.backbone,
-        "precision": precision,
+        "architecture": {
+            "backbone": decoder.config.backbone,
+            "size": size_name(decoder.config),
+            "precision": precision,
+        },
         "state": layout[behaviors:],
-        "state_shapes": [list(tensor.shape) for tensor in model.initial_state(1).backbone],
     }
     helper.set_model_props(made, {"possm": json.dumps(content)})
     try:
@@ -87,6 +89,12 @@ def export_decoder(
             "cannot be saved", about=path, got=error, fix="free the disk or choose another folder"
         ) from error
     return Path(path)
+
+
+def size_name(config: PossmConfig) -> str:
+    """What to call the size of a decoder: the paper's names, or its numbers."""
+    size = (config.width, config.hidden, config.num_layers)
+    return {(64, 256, 1): "small", (256, 512, 4): "large"}.get(size) or "{}/{}x{}".format(*size)
 
 
 def build(model: Possm, rows: np.ndarray, session: int, *, precision: str = "float32") -> ModelProto:

@@ -46,9 +46,9 @@ class OnnxEngine:
         self._shapes = [tuple(shape) for _, shape in self._content["state"]]
 
     @property
-    def precision(self) -> str:
-        """Of the weights: "float32" or "int8"."""
-        return str(self._content["precision"])
+    def architecture(self) -> dict[str, str]:
+        """Backbone, size and the precision of the weights ("float32" or "int8")."""
+        return dict(self._content["architecture"])
 
     def initial_state(self) -> State:
         """The state before the first chunk, for one sequence."""

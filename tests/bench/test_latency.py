@@ -1,0 +1,92 @@
+"""`possm bench latency`: counts what it says it counts, and writes the rows that are promised."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+import pytest
+
+import toys
+from possm import cli
+from possm.bench.latency import Case, LatencyConfig, LatencyReport, bench_latency, measure
+from possm.checkpoint import save_decoder
+from possm.errors import StreamError
+from possm.streaming.export import export_decoder
+
+PROMISED = {
+    *("engine", "backbone", "size", "threads", "idle_ms", "spikes_per_chunk", "units", "steps"),
+    *("p50_ms", "p90_ms", "p99_ms", "p999_ms", "max_ms", "missed_10ms"),
+}
+
+
+def test_percentiles_and_misses():
+    took_ms = iter([0.0] * 50 + [1.0] * 80 + [3.0] * 15 + [7.0] * 3 + [30.0, 60.0])
+    row = measure(Case(engine="x"), lambda number: next(took_ms) / 1000, LatencyConfig(steps=100))
+    assert row.steps == 100 and row.max_ms == pytest.approx(60)
+    assert row.p50_ms == pytest.approx(1) and row.p90_ms == pytest.approx(3)
+    missed = [row.missed_1ms, row.missed_5ms, row.missed_10ms, row.missed_20ms, row.missed_50ms]
+    assert missed[1:] == [5, 2, 2, 1]
+
+
+def test_pauses_are_made_and_not_counted():
+    config = LatencyConfig(steps=5, idle_ms=20.0)
+    began_s = time.perf_counter()
+    row = measure(Case(engine="x", idle_ms=20.0), lambda number: 0.001, config)
+    assert time.perf_counter() - began_s >= 0.1
+    assert row.max_ms == pytest.approx(1)
+
+
+def test_a_row_ends_in_time():
+    config = LatencyConfig(steps=10**9, seconds=0.05)
+    row = measure(Case(engine="x"), lambda number: 0.0, config)
+    assert 1 <= row.steps < 10**7
+
+
+def test_of_a_decoder(tmp_path, capsys):
+    decoder = toys.decoder_for(toys.recording())
+    path = save_decoder(decoder, tmp_path / "d.safetensors")
+    words = ["--decoder", path, "--steps", "3", "--seconds", "0.05", "--json", tmp_path / "rows.json"]
+    assert cli.main(["bench", "latency", *map(str, words)]) == 0
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    assert {row["engine"] for row in rows} == {"torch", "onnx", "onnx-int8"}
+    assert {row["part"] for row in rows} == {"step", "push"}
+    assert {row["idle_ms"] for row in rows} == {0.0, 50.0}
+    assert {row["spikes_per_chunk"] for row in rows} == {100, 1_000, 5_000, 10_000}
+    for row in rows:
+        assert row.keys() >= PROMISED
+        assert row["size"] == "16/24x1" and row["backbone"] == "gru" and row["units"] == 20
+        assert 0 < row["p50_ms"] <= row["p90_ms"] <= row["p99_ms"] <= row["p999_ms"] <= row["max_ms"]
+    assert "p99.9" in capsys.readouterr().out
+
+
+def test_of_an_exported_decoder(tmp_path):
+    decoder = toys.decoder_for(toys.recording())
+    path = export_decoder(decoder, tmp_path / "d.onnx", precision="int8")
+    report = bench_latency(LatencyConfig(steps=2, seconds=0.05), decoder=path)
+    assert {row.engine for row in report.rows} == {"onnx-int8"}
+
+
+def test_ratios():
+    took = {"onnx": 0.1, "torch": 0.5, "poyo": 20.0}
+    rows = tuple(
+        measure(Case(engine=name), lambda number, ms=ms: ms / 1000, LatencyConfig(steps=10))
+        for name, ms in took.items()
+    )
+    assert "5.0 times below torch" in LatencyReport(rows).text()
+    assert "200.0 times below poyo" in LatencyReport(rows).text()
+
+
+def test_peers_that_are_not_there(monkeypatch):
+    from possm.bench import peers
+
+    monkeypatch.setitem(sys.modules, "torch_brain", None)
+    with pytest.raises(StreamError, match=r"possm\[peers\]"):
+        next(peers.all_peers(0))
+
+
+def test_the_list_of_benches(capsys):
+    assert cli.main(["bench", "--help"]) == 0
+    assert "latency" in capsys.readouterr().out
+    assert cli.main(["bench", "nonsense"]) == cli.USAGE_ERROR
