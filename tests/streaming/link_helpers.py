@@ -43,7 +43,9 @@ def messages(number=20, *, seed=0, start_s=100.0, packet_s=0.05, counts=False, s
 def prediction(chunk=0, behavior="cursor.pos", values=((1.5, -2.25),)):
     values, end_s = np.array(values, np.float32), (chunk + 1) * 0.05
     times_s = np.full(len(values), end_s)
-    return Prediction(behavior, times_s, values, chunk, end_s - 0.05, end_s, 7, 1, 2, 0.00123, 0.002, HASH)
+    return Prediction(
+        behavior, times_s, values, chunk, end_s - 0.05, end_s, 7, 1, 2, 0.00123, 0.002, HASH, 4, 3, "held"
+    )
 
 
 def same_prediction(got, wanted):
@@ -51,7 +53,7 @@ def same_prediction(got, wanted):
     np.testing.assert_array_equal(got.values, wanted.values)
     assert got.values.dtype == np.float32 and got.times_s.dtype == np.float64
     names = ("behavior", "chunk", "start_s", "end_s", "spikes", "late", "unknown", "compute_s")
-    for name in (*names, "input_delay_s", "decoder_hash"):
+    for name in (*names, "input_delay_s", "decoder_hash", "dropped", "jumps", "status"):
         assert getattr(got, name) == getattr(wanted, name), name
 
 

@@ -9,6 +9,7 @@ A datagram is a head, then its body (all little-endian, no padding; float64 time
             flags: 1 counts, 2 the stream begins anew, 4 the stream ends
     prediction
             f64 start_s   f64 end_s   u64 chunk   u32 spikes   u64 late   u64 unknown   f64 compute_s
+            u64 dropped   u64 jumps   u16 status (0 ok, 1 held, 2 decayed, 3 zeroed)
             f64 input_delay_s   32s decoder hash (SHA-256)   u16 Q   u16 D   u16 length of the name
             behavior's name (UTF-8)   f64[Q] times_s   f32[Q, D] values
 
@@ -31,7 +32,8 @@ from possm.streaming.links.rig import Packet
 
 HEAD = struct.Struct("<4sBBHIQ")
 SPIKES = struct.Struct("<ddI")
-ANSWER = struct.Struct("<ddQIQQdd32sHHH")
+ANSWER = struct.Struct("<ddQIQQdQQHd32sHHH")
+STATUS = ("ok", "held", "decayed", "zeroed")
 MAGIC, VERSION = b"PSSM", 1
 KIND_SPIKES, KIND_PREDICTION = 1, 2
 COUNTS, BEGINS, ENDS = 1, 2, 4
@@ -116,6 +118,9 @@ def pack_prediction(prediction: Prediction, *, sender: int, number: int) -> byte
         prediction.late,
         prediction.unknown,
         prediction.compute_s,
+        prediction.dropped,
+        prediction.jumps,
+        STATUS.index(prediction.status),
         prediction.input_delay_s,
         _digest(prediction.decoder_hash),
         *values.shape,
@@ -135,16 +140,30 @@ def unpack_prediction(data: bytes) -> tuple[int, Prediction]:
     at = HEAD.size + ANSWER.size
     if len(data) < at:
         raise ValueError(f"a prediction of {len(data)} bytes, fewer than {at}")
-    start_s, end_s, chunk, spikes, late, unknown, compute_s, delay_s, digest, rows, width, length = (
-        ANSWER.unpack_from(data, HEAD.size)
-    )
-    if len(data) != at + length + 8 * rows + 4 * rows * width:
+    facts = ANSWER.unpack_from(data, HEAD.size)
+    *_, status, delay_s, digest, rows, width, length = facts
+    if status >= len(STATUS) or len(data) != at + length + 8 * rows + 4 * rows * width:
         raise ValueError(f"a prediction of {len(data)} bytes, which is not what it says")
     times_s = np.frombuffer(data, "<f8", rows, at + length)
     values = np.frombuffer(data, "<f4", rows * width, at + length + 8 * rows).reshape(rows, width)
-    facts = (chunk, start_s, end_s, spikes, late, unknown, compute_s, delay_s)
-    name = data[at : at + length].decode()
-    return number, Prediction(name, times_s, values, *facts, "" if not any(digest) else digest.hex())
+    start_s, end_s, chunk, spikes, late, unknown, compute_s, dropped, jumps = facts[:9]
+    return number, Prediction(
+        behavior=data[at : at + length].decode(),
+        times_s=times_s,
+        values=values,
+        chunk=chunk,
+        start_s=start_s,
+        end_s=end_s,
+        spikes=spikes,
+        late=late,
+        unknown=unknown,
+        compute_s=compute_s,
+        dropped=dropped,
+        jumps=jumps,
+        status=STATUS[status],
+        input_delay_s=delay_s,
+        decoder_hash=digest.hex() if any(digest) else "",
+    )
 
 
 def _digest(text: str) -> bytes:

@@ -13,8 +13,9 @@ Names of units are the labels in the stream's description: ``desc/channels/chann
 ``desc/units/unit/label`` for events.
 
 The sink makes a stream of its name (``name.behavior`` if there are several behaviors): double64, irregular,
-one sample an answer with the time it is about as its timestamp; channels are the values, then FACTS (leave
-those out with ``facts=no``). The description names the channels, the behavior and the decoder.
+one sample an answer with the time it is about as its timestamp; channels are the values, then FACTS, the
+status and the first digits of the decoder's hash as numbers (leave those out with ``facts=no``). The
+description names the channels and the behavior.
 
 Timestamps are moved to this machine's LSL clock by the smoothed clock offset (`Correction`).
 """
@@ -42,8 +43,23 @@ from possm.streaming.links.patience import need, retry
 from possm.streaming.links.rig import LinkCounts, Packet, RigConfig, RigSource
 
 log = logging.getLogger(__name__)
-FACTS = ("start_s", "end_s", "chunk", "spikes", "late", "unknown", "compute_s", "input_delay_s")
-"""Channels of the sink after the values; see `possm.batch.Prediction`."""
+FACTS = (
+    "start_s",
+    "end_s",
+    "chunk",
+    "spikes",
+    "late",
+    "unknown",
+    "compute_s",
+    "input_delay_s",
+    "dropped",
+    "jumps",
+)
+"""Channels of the sink after the values, then ``status`` and ``decoder``; see `possm.batch.Prediction`."""
+STATUS = ("ok", "held", "decayed", "zeroed")
+"""What the channel ``status`` numbers."""
+HASH_DIGITS = 12
+"""Of the decoder's hash, in hexadecimal, that a float64 holds exactly: the channel ``decoder``."""
 CORRECT_EVERY_S = 1.0
 JUMP_S = 1.0
 """A clock offset that moves by more than this has jumped; steps of 200,000 s have been seen."""
@@ -99,8 +115,10 @@ class Correction:
         """To be added to timestamps."""
 
     def read(self, offset_s: float) -> None:
-        """A new reading."""
-        if self._readings and not abs(offset_s - self.offset_s) <= JUMP_S:
+        """A new reading; one that is no number says nothing."""
+        if not math.isfinite(offset_s):
+            return
+        if self._readings and abs(offset_s - self.offset_s) > JUMP_S:
             self._doubt(offset_s)
             return
         self._doubted.clear()
@@ -108,7 +126,7 @@ class Correction:
         self.offset_s = statistics.median(self._readings)
 
     def _doubt(self, offset_s: float) -> None:
-        if self._doubted and not abs(offset_s - self._doubted[-1]) <= JUMP_S:
+        if self._doubted and abs(offset_s - self._doubted[-1]) > JUMP_S:
             self._doubted.clear()
         if not self._doubted:
             self._counts.clock_jumps += 1
@@ -137,7 +155,7 @@ class LslSource(RigSource):
         super().__init__(f"lsl:{place}", self.config)
         self._lsl = need("pylsl", "lsl")
         self._name, self._inlet = place, None
-        self._given_units = self.unit_ids
+        self._given_units = self._unit_ids
         self._correction = Correction(self.counts)
         self._next_correction = 0.0
         self._events, self._bin_s = True, 0.0
@@ -191,7 +209,7 @@ class LslSource(RigSource):
         self._bin_s = 0.0 if self._events else 1 / rate_hz
         names = labels(info, "units", "unit") if self._events else labels(info, "channels", "channel")
         if self._given_units is None:
-            self.unit_ids = names
+            self._unit_ids = names
 
     def _receive(self, wait_s: float) -> list[Packet]:
         try:
@@ -282,7 +300,6 @@ class LslSink:
         self._name, self.config = place, config or LslSendConfig()
         self._lsl = need("pylsl", "lsl")
         self._outlets: dict[str, Any] = {}
-        self._widths: Mapping[str, int] = {}
 
     @classmethod
     def open(cls, address: str, texts: Mapping[str, str]) -> LslSink:
@@ -290,13 +307,18 @@ class LslSink:
         return cls(address, options(LslSendConfig, texts))
 
     def start(self, behaviors: Mapping[str, int]) -> None:
-        """Remember what will come; the streams appear with the first prediction, which names its decoder."""
-        self._widths = behaviors
+        """The streams appear."""
+        for name, width in behaviors.items():
+            stream = self._name if len(behaviors) == 1 else f"{self._name}.{name}"
+            self._outlets[name] = self._outlet(stream, name, width)
 
     def write(self, prediction: Prediction) -> None:
         """Send one sample for each of its times."""
-        outlet = self._outlets.get(prediction.behavior) or self._outlet(prediction)
-        facts = [float(getattr(prediction, name)) for name in FACTS] if self.config.facts else []
+        outlet, facts = self._outlets[prediction.behavior], []
+        if self.config.facts:
+            facts = [float(getattr(prediction, name)) for name in FACTS]
+            facts.append(float(STATUS.index(prediction.status)))
+            facts.append(float(int(prediction.decoder_hash[:HASH_DIGITS] or "0", 16)))
         for time_s, values in zip(prediction.times_s.tolist(), prediction.values.tolist(), strict=True):
             outlet.push_sample(values + facts, time_s)
 
@@ -304,16 +326,16 @@ class LslSink:
         """The streams disappear."""
         self._outlets.clear()
 
-    def _outlet(self, prediction: Prediction) -> Any:
-        name, width = prediction.behavior, prediction.values.shape[1]
-        channels = [f"{name}.{i}" for i in range(width)] + list(FACTS if self.config.facts else ())
-        stream = self._name if len(self._widths) <= 1 else f"{self._name}.{name}"
+    def _outlet(self, stream: str, behavior: str, width: int) -> Any:
+        facts = (*FACTS, "status", "decoder") if self.config.facts else ()
+        channels = [*(f"{behavior}.{i}" for i in range(width)), *facts]
         info = stream_info(stream, "Behavior", labels={"channels": channels}, num_channels=len(channels))
         more = info.desc().append_child("possm")
-        more.append_child_value("behavior", name)
-        more.append_child_value("decoder_hash", prediction.decoder_hash)
-        self._outlets[name] = self._lsl.StreamOutlet(info, max_buffered=60)
-        return self._outlets[name]
+        more.append_child_value("behavior", behavior)
+        more.append_child_value(
+            "decoder", f"the first {HASH_DIGITS} hexadecimal digits of its hash, as a number"
+        )
+        return self._lsl.StreamOutlet(info, max_buffered=60)
 
 
 class LslSender:

@@ -30,13 +30,17 @@ class QueuedSink:
     def __init__(self, sink: Sink, *, queue: int = 256, drain_s: float = 2.0) -> None:
         require(queue >= 1, "queue", queue, "1 or more")
         self.sink, self._queue, self._drain_s = sink, queue, drain_s
-        self.dropped = 0
-        """Predictions that never went out."""
+        self._dropped = 0
         self._waiting: deque[Prediction] = deque()
         self._change = threading.Condition()
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
         self._closing = False
+
+    @property
+    def dropped(self) -> int:
+        """Predictions that never went out: the sink was slow, or dropped them itself."""
+        return self._dropped + int(getattr(self.sink, "dropped", 0))
 
     def start(self, behaviors: Mapping[str, int]) -> None:
         """Start the sink, and the thread."""
@@ -74,9 +78,9 @@ class QueuedSink:
 
     def _drop(self, number: int) -> None:
         for _ in range(number):
-            self.dropped += 1
-            if self.dropped & (self.dropped - 1) == 0:  # the 1st, 2nd, 4th, 8th ...
-                log.warning("the sink is slow: %d prediction(s) dropped", self.dropped)
+            self._dropped += 1
+            if self._dropped & (self._dropped - 1) == 0:  # the 1st, 2nd, 4th, 8th ...
+                log.warning("the sink is slow: %d prediction(s) dropped", self._dropped)
 
     def _run(self) -> None:
         while True:

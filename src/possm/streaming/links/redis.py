@@ -13,7 +13,8 @@ An entry of spikes is of one of two kinds, told apart by its fields (all little-
             sender  u64         begins, ends    present when the stream begins anew / ends here
 
 An entry of the sink has the fields of `possm.batch.Prediction`: ``samples`` f32[Q, D], ``shape`` u32[2],
-``times_s`` f64[Q], ``behavior`` and ``decoder_hash`` text, ``chunk``, ``spikes``, ``late``, ``unknown`` u64,
+``times_s`` f64[Q]; ``behavior``, ``status`` and ``decoder_hash`` text; ``chunk``, ``spikes``, ``late``,
+``unknown``, ``dropped``, ``jumps`` u64;
 ``start_s``, ``end_s``, ``compute_s``, ``input_delay_s`` f64, and ``ts`` and ``i`` as above.
 """
 
@@ -38,7 +39,7 @@ from possm.streaming.links.queued import QueuedSink
 from possm.streaming.links.rig import Packet, RigConfig, RigSource
 
 Fields = Mapping[bytes, bytes]
-COUNTERS = ("chunk", "spikes", "late", "unknown")
+COUNTERS = ("chunk", "spikes", "late", "unknown", "dropped", "jumps")
 SECONDS = ("start_s", "end_s", "compute_s", "input_delay_s")
 
 
@@ -146,6 +147,7 @@ def prediction_fields(prediction: Prediction, *, number: int) -> dict[str, bytes
         "ts": _u64(time.monotonic_ns()),
         "i": _u64(number),
         "behavior": prediction.behavior,
+        "status": prediction.status,
         "decoder_hash": prediction.decoder_hash,
         "times_s": np.asarray(prediction.times_s, "<f8").tobytes(),
         "samples": np.asarray(prediction.values, "<f4").tobytes(),
@@ -166,6 +168,7 @@ def read_prediction(fields: Fields) -> Prediction:
         behavior=fields[b"behavior"].decode(),
         times_s=np.frombuffer(fields[b"times_s"], "<f8"),
         values=np.frombuffer(fields[b"samples"], "<f4").reshape(shape),
+        status=fields[b"status"].decode(),
         decoder_hash=fields[b"decoder_hash"].decode(),
         **facts,
     )

@@ -221,12 +221,26 @@ class RigSource(ABC):
 
     def __init__(self, about: str, config: RigConfig) -> None:
         self.about, self.rig = about, config
-        self.unit_ids: tuple[str, ...] | None = config.unit_ids()
+        self._unit_ids = config.unit_ids()
         self.session_id: str | None = config.session
         self.counts = LinkCounts()
         """What has been seen so far."""
         self._now = CLOCKS[config.clock]
         self._closed = False
+
+    @property
+    def unit_ids(self) -> tuple[str, ...] | None:
+        """Units that numbers mean; None where they mean the decoder's rows. Connects first, for a link that
+        learns it from the rig."""
+        self.connect()
+        return self._unit_ids
+
+    @unit_ids.setter
+    def unit_ids(self, unit_ids: tuple[str, ...] | None) -> None:
+        self._unit_ids = unit_ids
+
+    def connect(self) -> None:  # noqa: B027 - most links have nothing to do
+        """Reach the rig now, instead of with the first message."""
 
     def __iter__(self) -> Iterator[Message]:
         horizon, patience = Horizon(self.rig, self.counts), Patience(self.about, self.rig.timeout_s)
