@@ -204,7 +204,7 @@ def _train() -> Callable[..., None]:
         from possm.data.formats import load_recording
         from possm.training.loop import train as run_training
 
-        loaded = [load_recording(path).load() for path in _some(recordings)]
+        loaded = [load_recording(path, lazy=False) for path in _some(recordings)]
         try:
             result = run_training(loaded, config, out, progress=_progress_bar())
         except KeyboardInterrupt:
@@ -248,7 +248,7 @@ def _evaluate() -> Callable[..., None]:
         from possm.evaluation.assess import assess, write_assessment
 
         loaded = load_decoder(decoder)
-        opened = [load_recording(path).load() for path in _some(recordings)]
+        opened = [load_recording(path, lazy=False) for path in _some(recordings)]
         result = assess(loaded, opened, split=split, within=within, warmup_s=warmup_s, wiener=wiener)
         facts = {"file": str(decoder), "within": within or f"the whole {split} split"}
         report = write_assessment(
@@ -376,8 +376,45 @@ def _bench_latency() -> Callable[..., None]:
     return latency
 
 
+def _bench_soak() -> Callable[..., None]:
+    """Minutes of simulated stream with faults: does memory grow, is every fault counted?"""
+    from typing import Literal
+
+    def soak(
+        *,
+        minutes: float = 30.0,
+        decoder: Path | None = None,
+        engine: Literal["torch", "onnx"] | None = None,
+        seed: int = 0,
+        json: Path | None = None,
+    ) -> None:
+        """Run a stream on a simulated rig where everything goes wrong, as fast as the machine goes.
+
+        Args:
+            minutes: Of simulated time.
+            decoder: Run this decoder (.safetensors, or .onnx); left out, the small model with random weights
+                and 50 steps a second.
+            engine: What runs it; left out, what the file is made for.
+            seed: Of spikes and faults.
+            json: File for the numbers.
+        """
+        from possm.bench.soak import SoakConfig, bench_soak
+        from possm.errors import StreamError
+
+        config = SoakConfig(minutes=minutes, engine=engine, seed=seed)
+        report = bench_soak(config, decoder=decoder, progress=print)
+        print(report.text())
+        if json is not None:
+            report.write(json)
+        if not report.passed:
+            raise StreamError("the soak test failed", got="see above")
+
+    return soak
+
+
 BENCHES: dict[str, Callable[[], Callable[..., None]]] = {
     "latency": _bench_latency,
+    "soak": _bench_soak,
 }
 """What `possm bench` measures; makers as in COMMANDS."""
 

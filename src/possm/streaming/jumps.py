@@ -51,7 +51,7 @@ def follow(clock: StreamClock, inbox: Inbox, until_s: float) -> None:
     clock.until_s = None if first else before_s + shift_s
     inbox.shift(shift_s)
     if not first:
-        log.warning("the clock jumped by %+.3f s; the stream follows and keeps its hidden state", shift_s)
+        _say(inbox, f"by {shift_s:+.3f} s; the stream follows and keeps its hidden state")
 
 
 def settle(
@@ -82,7 +82,7 @@ def settle(
     if verdict == "jump":
         return _jump(clock, inbox, until_s, on_jump=on_jump, restart=restart)
     if clock.away:
-        log.warning("the clock is back at %.3f s; the stream goes on", until_s)
+        log.info("the clock is back at %.3f s; the stream goes on", until_s)
         clock.away = False
     inbox.counts.behind += verdict == "behind"
     return True
@@ -95,13 +95,19 @@ def _jump(
     inbox.counts.jumps += clock.until_s is not None and not clock.away
     if on_jump == "hold" or not math.isfinite(until_s):
         if not clock.away:
-            log.warning("the clock jumped to %s s; what comes is dropped until it is back", until_s)
+            _say(inbox, f"to {until_s:.3f} s; what comes is dropped until it is back")
         clock.away = True
         return False
     clock.away = False
     if on_jump == "follow":
         follow(clock, inbox, until_s)
     else:
-        log.warning("the clock jumped to %.3f s; the stream begins anew there", until_s)
+        _say(inbox, f"to {until_s:.3f} s; the stream begins anew there")
         restart(until_s - (clock.stride_s or clock.chunk_ms / 1000))
     return True
+
+
+def _say(inbox: Inbox, what: str) -> None:
+    number = inbox.counts.jumps
+    if number & (number - 1) == 0:  # the 1st, 2nd, 4th, 8th ...
+        log.warning("the clock jumped %s (jump %d)", what, number)

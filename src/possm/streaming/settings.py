@@ -10,6 +10,10 @@ from possm.streaming.live import LiveConfig
 from possm.streaming.run import RunConfig
 from possm.streaming.stale import StaleConfig
 
+LONGEST_GAP_S = 10.0
+"""When a rig is back after a longer pause, a stream that may follow does: to decode all the empty chunks in
+between would take longer than the next answer can wait."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class StreamSettings:
@@ -35,7 +39,9 @@ class StreamSettings:
 
     def live(self) -> LiveConfig:
         """How input is treated."""
-        return LiveConfig(wait_ms=self.wait_ms, on_jump=self.on_jump)
+        if self.on_jump == "refuse":
+            return LiveConfig(wait_ms=self.wait_ms)
+        return LiveConfig(wait_ms=self.wait_ms, on_jump=self.on_jump, max_gap_s=LONGEST_GAP_S)
 
     def run(self) -> RunConfig:
         """How the stream is run."""
