@@ -2,7 +2,7 @@
 
     (tokens of ONE chunk, query times, state) -> (answers by behavior, state)
 
-Inputs: ``unit`` (N,) rows of the session's units, 1 or more, ``time_s`` (N, 1) since the start of the chunk,
+Inputs: ``unit`` (N,) rows of the session's units, 1 or more, ``time_s`` (1, N) since the start of the chunk,
 ``count`` (1, N), ``query_time_s`` (Q, 1) output time minus the end of the chunk, the state (``state.0``, ...,
 ``recent``, ``seen``), and with several behaviors ``query_behavior`` (Q,), the number of each query's. N and Q
 vary and may be 0. Outputs: one (Q, D) per behavior, in scaled units, and ``next.`` + every state tensor.

@@ -25,10 +25,9 @@ ALIGNED = 16
 def encode(graph: Graph, model: Possm, rows: np.ndarray) -> str:
     """Tokens of one chunk -> its latent (1, width).
 
-    With basis B = (cos, sin, cos, sin, cos, sin) at a token's time, its row of T = (score coefficients,
-    v1, v2, v2, v1) times B holds all its score and its rotated value need, as sums and differences of
-    columns: those are folded into the products that follow. U = (constant of the score, values that do not
-    rotate, 1).
+    With B = (cos, sin) at the times of the tokens, w their weights, V what rotates of their values and U =
+    (constant of the score, what does not rotate, 1), all the rest is sums over tokens: the products B' w V,
+    of which four diagonals are used, and w U. Signs and sums of those go into the matrix that follows.
 
     An empty chunk sums to 0 everywhere, also in the column of ones: that column carries the difference
     between any other chunk's bias and what the blank unit gives.
@@ -41,37 +40,51 @@ def encode(graph: Graph, model: Possm, rows: np.ndarray) -> str:
     encoder = model.encoder
     tables = UnitTables(*(table[torch.from_numpy(rows)] for table in model.tables()))
     pairs = len(encoder.rotary.omega)
-    turning, still = tables.value[:, : 2 * pairs], tables.value[:, 2 * pairs :]
-    swapped = torch.cat([turning[:, pairs:], turning[:, :pairs]], dim=1)
-    interleaved = [turning[:, :pairs], turning[:, pairs:], swapped[:, :pairs], swapped[:, pairs:]]
-    timed = torch.cat([tables.score[:, 1:], *interleaved], dim=1)
-    untimed = torch.cat([tables.score[:, :1], still, torch.ones(len(rows), 1).to(still)], dim=1)
-
+    untimed = [tables.score[:, :1], tables.value[:, 2 * pairs :], tables.value.new_ones(len(rows), 1)]
     unit = graph.input("unit", "int64", ["tokens"])
-    time_s = graph.input("time_s", "float32", ["tokens", 1])
-    count = graph.input("count", "float32", [1, "tokens"])
-    relative_s = graph.node("Sub", time_s, graph.constant(np.array([encoder.latent_time_s])))
-    angle = graph.node("Mul", relative_s, graph.constant(array(encoder.rotary.omega[None])))
-    turn = graph.node("Cos", angle), graph.node("Sin", angle)
-    basis = graph.node("Concat", *turn * 3, axis=1)
-    by_time = graph.node("Mul", graph.node("Gather", graph.constant(array(timed)), unit), basis)
-    by_unit = graph.node("Gather", graph.constant(array(untimed)), unit)
-
-    mask_time, mask_unit = np.zeros((1, timed.shape[1])), np.zeros((1, untimed.shape[1]))
-    mask_time[:, : 2 * pairs], mask_unit[:, 0] = 1, 1
-    score = graph.node("Gemm", graph.constant(mask_unit), by_unit, graph.node("Log", count), transB=1)
-    score = graph.node("Gemm", graph.constant(mask_time), by_time, score, transB=1)
-    weight = graph.node("Softmax", score, axis=1)
-    sums = graph.node("MatMul", weight, by_time), graph.node("MatMul", weight, by_unit)
+    basis = _token_basis(graph, array(encoder.rotary.omega), encoder.latent_time_s)
+    by_unit = graph.node("Gather", graph.constant(array(torch.cat(untimed, dim=1))), unit)
+    weight = _weights(graph, tables, unit, basis, by_unit)
+    weighed = graph.node("Mul", basis, graph.reshape(weight, -1, 1))
+    turning = graph.node("Gather", graph.constant(array(tables.value[:, : 2 * pairs])), unit)
+    products = graph.node("Gemm", weighed, turning, transA=1)
+    products = graph.node("Gather", graph.reshape(products, -1), graph.constant(_diagonals(pairs)))
 
     matrix, blank = encoder.to_out.weight, encoder.latent + encoder.to_out(encoder._blank(tables))
     bias = encoder.latent + encoder.to_out.bias - blank
-    nothing = matrix.new_zeros(len(matrix), 2 * pairs + 1)  # the columns that made the score
-    from_time = torch.cat([nothing[:, 1:], from_products(matrix, pairs)], dim=1)
-    from_unit = torch.cat([nothing[:, :1], matrix[:, 2 * pairs :], bias.T], dim=1)
-    latent = graph.node("Gemm", sums[1], graph.constant(array(from_unit.T)), graph.constant(array(blank)))
-    latent = graph.node("Gemm", sums[0], graph.constant(array(from_time.T)), latent)
-    return feed_forward(graph, latent, encoder.feed_forward)
+    from_unit = torch.cat([matrix.new_zeros(len(matrix), 1), matrix[:, 2 * pairs :], bias.T], dim=1)
+    summed = graph.node("MatMul", weight, by_unit)
+    latent = graph.node("Gemm", summed, graph.constant(array(from_unit.T)), graph.constant(array(blank)))
+    turned = graph.constant(array(from_products(matrix, pairs).T))
+    return feed_forward(graph, graph.node("Gemm", products, turned, latent), encoder.feed_forward)
+
+
+def _token_basis(graph: Graph, omega: np.ndarray, latent_time_s: float) -> str:
+    """Token times -> (N, 2F): cos, then sin, which is a cos a quarter turn later: one node makes both."""
+    time_s = graph.input("time_s", "float32", [1, "tokens"])
+    relative_s = graph.node("Sub", time_s, graph.constant(np.array(latent_time_s)))
+    phase = np.repeat([0, -np.pi / 2], len(omega))
+    frequency = graph.constant(np.concatenate([omega, omega])[None])
+    return graph.node("Cos", graph.node("Gemm", relative_s, frequency, graph.constant(phase), transA=1))
+
+
+def _weights(graph: Graph, tables: UnitTables, unit: str, basis: str, by_unit: str) -> str:
+    """Softmax over the tokens, one of count k as k tokens: (1, N). `by_unit` begins with the constant."""
+    count = graph.input("count", "float32", [1, "tokens"])
+    coefficients = tables.score[:, 1:]
+    first = np.eye(1, 2 + tables.value.shape[1] - coefficients.shape[1])
+    score = graph.node("Gemm", graph.constant(first), by_unit, graph.node("Log", count), transB=1)
+    by_time = graph.node("Mul", graph.node("Gather", graph.constant(array(coefficients)), unit), basis)
+    every = graph.constant(np.ones((1, coefficients.shape[1])))
+    return graph.node("Softmax", graph.node("Gemm", every, by_time, score, transB=1), axis=1)
+
+
+def _diagonals(pairs: int) -> np.ndarray:
+    """Where in (cos, sin) x (v1, v2), flat, the products v1 cos, v2 sin, v2 cos, v1 sin are: (1, 4F)."""
+    place = np.arange(4 * pairs**2).reshape(2 * pairs, 2 * pairs)
+    first, second = np.arange(pairs), pairs + np.arange(pairs)
+    wanted = [(first, first), (second, second), (first, second), (second, first)]
+    return np.concatenate([place[basis, value] for basis, value in wanted])[None]
 
 
 def decode(graph: Graph, model: Possm, hidden: str, session: int) -> tuple[str, str]:

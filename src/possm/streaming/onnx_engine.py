@@ -74,7 +74,7 @@ class OnnxEngine:
         first, last = tokens.offsets[chunk], tokens.offsets[chunk + 1]
         feeds = {
             "unit": tokens.unit[first:last],
-            "time_s": tokens.time_s[first:last, None],
+            "time_s": tokens.time_s[None, first:last],
             "count": tokens.count[None, first:last],
             "recent": state.recent.swapaxes(0, 1),
             "seen": state.seen,
