@@ -66,6 +66,9 @@ JUMP_S = 1.0
 BELIEVED = 5
 """A jump that stays for so many readings is followed, with a warning."""
 MARK = -1
+BUFFER = 1000
+"""What LSL may hold for a listener that is slow: seconds of a regular stream, hundreds of samples of
+another."""
 FOREIGN_S = 10.0
 """Timestamps further from now are not of LSL's clock; time then follows the spikes alone."""
 
@@ -176,7 +179,7 @@ class LslSource(RigSource):
         if self._inlet is not None:
             return
         info = retry(self._find, self.about, (TimeoutError,), timeout_s=self.config.connect_s)
-        inlet = self._lsl.StreamInlet(info, max_buflen=60, recover=False, processing_flags=0)
+        inlet = self._lsl.StreamInlet(info, max_buflen=BUFFER, recover=False, processing_flags=0)
         try:
             inlet.open_stream(timeout=10.0)
             self._correction.read(inlet.time_correction(timeout=5.0))
@@ -335,7 +338,7 @@ class LslSink:
         more.append_child_value(
             "decoder", f"the first {HASH_DIGITS} hexadecimal digits of its hash, as a number"
         )
-        return self._lsl.StreamOutlet(info, max_buffered=60)
+        return self._lsl.StreamOutlet(info, max_buffered=BUFFER)
 
 
 class LslSender:
@@ -353,7 +356,7 @@ class LslSender:
     def __init__(self, name: str, *, unit_ids: tuple[str, ...] = (), with_counts: bool = False) -> None:
         lsl = need("pylsl", "lsl")
         info = stream_info(name, "Spikes", labels={"units": list(unit_ids)}, num_channels=1 + with_counts)
-        self._outlet, self._columns = lsl.StreamOutlet(info, max_buffered=60), 1 + with_counts
+        self._outlet, self._columns = lsl.StreamOutlet(info, max_buffered=BUFFER), 1 + with_counts
 
     def send_spikes(self, message: Message) -> None:
         """Send the spikes of one message, and its mark."""
