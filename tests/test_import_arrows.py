@@ -27,7 +27,7 @@ ARROWS = {
     "evaluation": FILE | {"baselines"},
     "training": FILE | {"evaluation"},
     "streaming": FILE,
-    "api": FILE | {"evaluation", "streaming"},
+    "api": FILE | {"evaluation", "training", "streaming"},
     "demo": FILE | {"api", "evaluation", "training", "streaming"},
     "recipes": BASE | {"model", "training", "data"},
     "bench": FILE | {"baselines", "api", "evaluation", "training", "streaming"},

@@ -22,7 +22,7 @@ _HOME = {
     "simulate_session": "possm.data.simulate",
     "PossmConfig": "possm.model.decoder",
     "TrainConfig": "possm.training.loop",
-    "train": "possm.training.loop",
+    "train": "possm.api",
     "Decoder": "possm.api",
     "load_decoder": "possm.api",
     "LiveDecoder": "possm.streaming.live",
@@ -46,7 +46,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from possm.api import Decoder, load_decoder
+    from possm.api import Decoder, load_decoder, train
     from possm.batch import Prediction
     from possm.data.formats import load_recording
     from possm.data.recording import Recording
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from possm.errors import PossmError
     from possm.model.decoder import PossmConfig
     from possm.streaming.live import LiveDecoder
-    from possm.training.loop import TrainConfig, train
+    from possm.training.loop import TrainConfig
 
 
 def __getattr__(name: str) -> Any:

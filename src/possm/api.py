@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,8 @@ from possm.data.recording import Intervals, Recording
 from possm.evaluation.assess import Assessment, assess
 from possm.evaluation.score import Decoded, decode
 from possm.streaming.live import LiveDecoder
+from possm.training import loop
+from possm.training.config import Progress, TrainConfig, TrainResult
 
 
 class Decoder(checkpoint.Decoder):
@@ -42,11 +46,26 @@ class Decoder(checkpoint.Decoder):
         checkpoint.save_decoder(self, path)
 
 
+def train(
+    recordings: Sequence[Recording],
+    config: TrainConfig,
+    out: str | os.PathLike[str],
+    *,
+    progress: Callable[[Progress], None] | None = None,
+) -> TrainResult:
+    """Train a decoder, as `possm.training.loop.train` does; the decoder of the result has the verbs above."""
+    result = loop.train(recordings, config, os.fspath(out), progress=progress)
+    return replace(result, decoder=_with_verbs(result.decoder))
+
+
 def load_decoder(path: str | os.PathLike[str], *, device: str = "cpu") -> Decoder:
     """Read a decoder from a .safetensors file.
 
     Raises:
         CheckpointError: The file is missing, damaged, foreign, or of another version.
     """
-    loaded = checkpoint.load_decoder(path, device=device)
-    return Decoder(loaded.model, loaded.vocabulary, loaded.scaling, loaded.provenance)
+    return _with_verbs(checkpoint.load_decoder(path, device=device))
+
+
+def _with_verbs(decoder: checkpoint.Decoder) -> Decoder:
+    return Decoder(decoder.model, decoder.vocabulary, decoder.scaling, decoder.provenance)

@@ -109,7 +109,7 @@ def test_units_that_hardly_fire_are_counted() -> None:
     two_quiet = replace(
         recording, spikes=Spikes(recording.spikes.times_s, unit), unit_ids=("a", "b", "c", "d", "e")
     )
-    assert check_recording(two_quiet) == ["1 of 5 units never fire, 1 more fire below 0.5 Hz (kept)"]
+    assert check_recording(two_quiet) == ["of 5 units 1 never fire and 1 fire below 0.5 Hz (kept)"]
 
 
 @pytest.mark.parametrize(("value", "words"), [(np.nan, "1 NaN or infinite, 0 neg"), (-1.0, "0 NaN.*1 neg")])

@@ -114,7 +114,7 @@ def naive(model, sample, behavior):
         for a, b in bounds
     ]
     states = naive_gru(model.backbone.gru, latents)
-    readout = model.readouts[behavior.replace(".", "/")]
+    readout = model.readouts["@" + behavior.replace(".", "/")]
     query = model.session.weight[sample.session] + readout.behavior.weight[0]
     answers = []
     queries = sample.queries[behavior]

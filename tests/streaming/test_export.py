@@ -145,7 +145,7 @@ def test_a_readout_without_an_export_is_named(tmp_path):
             self.own = torch.nn.Linear(width, num_dimensions)
 
     decoder = small_decoder(behaviors=ONE)
-    decoder.model.readouts["cursor/pos"] = Foreign(16, num_dimensions=2)
+    decoder.model.readouts["@cursor/pos"] = Foreign(16, num_dimensions=2)
     with pytest.raises(CheckpointError, match="Foreign"):
         export_decoder(decoder, tmp_path / "d.onnx")
 

@@ -81,7 +81,7 @@ def test_only_matrices_are_decayed():
         "weight_hh_l0",
     }
     kept_names = {names[id(p)] for p in kept["params"]}
-    assert {"token.unit.weight", "session.weight", "readouts.vel.behavior.weight"} <= kept_names
+    assert {"token.unit.weight", "session.weight", "readouts.@vel.behavior.weight"} <= kept_names
     assert {"encoder.latent", "encoder.norm_token.weight", "encoder.to_out.bias"} <= kept_names
     assert len(decayed["params"]) + len(kept["params"]) == len(names)
     assert (decayed["weight_decay"], kept["weight_decay"]) == (0.3, 0.0)

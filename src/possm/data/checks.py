@@ -75,7 +75,8 @@ def quiet_units(recording: Recording) -> list[str]:
     silent, quiet = int((rate_hz == 0).sum()), int(((rate_hz > 0) & (rate_hz < QUIET_HZ)).sum())
     if not silent + quiet:
         return []
-    return [f"{silent} of {len(rate_hz)} units never fire, {quiet} more fire below {QUIET_HZ} Hz (kept)"]
+    parts = [f"{silent} never fire"] * (silent > 0) + [f"{quiet} fire below {QUIET_HZ} Hz"] * (quiet > 0)
+    return [f"of {len(rate_hz)} units {' and '.join(parts)} (kept)"]
 
 
 def _spikes(recording: Recording, spikes: Spikes) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -101,7 +102,9 @@ def training_batches(
     maker: SampleMaker, *, window_s: float, batch_size: int, rng: np.random.Generator
 ) -> Iterator[Batch]:
     """One epoch of random, augmented windows of the train split, as numpy batches."""
-    num_chunks = max(1, round(window_s * 1000 / maker.chunk_ms))
+    longest_s = max(end - start for r in maker.recordings for start, end in r.split("train"))
+    fitting = math.ceil(longest_s * 1000 / maker.chunk_ms - 1e-6)  # more chunks would always be empty
+    num_chunks = max(1, min(round(window_s * 1000 / maker.chunk_ms), fitting))
     windows = random_windows(maker.recordings, "train", num_chunks * maker.chunk_ms / 1000, rng)
     for first in range(0, len(windows), batch_size):
         part = windows[first : first + batch_size]

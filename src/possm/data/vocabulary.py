@@ -35,7 +35,7 @@ class Vocabulary:
         """This vocabulary and new rows for new sessions; known rows keep their place.
 
         Raises:
-            ConfigError: Two recordings are of one session.
+            ConfigError: Two recordings are of one session, or its id contains a slash.
         """
         units, sessions, subjects = list(self.units), list(self.sessions), dict(self.subjects)
         for recording in recordings:
@@ -45,6 +45,12 @@ class Vocabulary:
                     about=recording.name,
                     got=recording.session_id,
                     fix="list every session once, or rename one of them",
+                )
+            if "/" in recording.session_id:
+                raise ConfigError(
+                    "a session id may not contain a slash, which sets session and unit apart",
+                    about=recording.name,
+                    got=recording.session_id,
                 )
             sessions.append(recording.session_id)
             units.extend(recording.global_unit_ids)

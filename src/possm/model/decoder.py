@@ -125,6 +125,8 @@ class Possm(nn.Module):
 
     def __init__(self, config: PossmConfig, *, num_units: int, num_sessions: int) -> None:
         super().__init__()
+        slashed = [name for name in config.behaviors if "/" in name]
+        require(not slashed, "behavior names", slashed, "names without a slash")
         if not config.behaviors:
             raise ConfigError("the decoder has nothing to decode", fix="name a behavior")
         self.config = config
@@ -204,5 +206,5 @@ class Possm(nn.Module):
 
 
 def _module_name(behavior: str) -> str:
-    """torch forbids dots in module names."""
-    return behavior.replace(".", "/")
+    """A name torch takes for a module: no dot, and not that of a method of ModuleDict."""
+    return "@" + behavior.replace(".", "/")

@@ -1,4 +1,4 @@
-"""Making the C library keep the memory that training frees and asks for again at every step."""
+"""Memory of the process: keeping what training frees and asks for again at every step, and its peak."""
 
 from __future__ import annotations
 
@@ -20,3 +20,13 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def peak_memory_mb() -> float:
+    """The most memory this process has had in RAM so far, MB; NaN where the system does not tell."""
+    try:
+        import resource
+    except ImportError:
+        return float("nan")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux, bytes on macOS
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

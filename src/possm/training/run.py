@@ -6,7 +6,6 @@ import copy
 import json
 import logging
 import math
-import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -36,6 +35,7 @@ from possm.training.config import (
     TrainResult,
 )
 from possm.training.losses import total_loss
+from possm.training.memory import peak_memory_mb
 from possm.training.optim import learning_rate, make_optimizer, update_average
 from possm.training.preflight import behavior_configs, check_names, check_recordings
 from possm.training.resume import load_run, save_run
@@ -95,7 +95,7 @@ class Run:
         if saved is not None:
             saved.restore(model=self.model, average=self.average, best=self.best, optimizer=self.optimizer)
             for name in PROGRESS:
-                setattr(self, name, saved.progress[name])
+                setattr(self, name, saved.progress.get(name, getattr(self, name)))
             logger.info("resumed %s at epoch %d", self.out, self.epoch)
         _write(self.out / "config.json", json.dumps(to_json(self.config), indent=1))
 
@@ -152,7 +152,7 @@ class Run:
             "cpu_s": self.cpu_s,
             "windows_per_s": self.windows / max(self.wall_s, 1e-9),
             "parameters": sum(p.numel() for p in self.model.parameters()),
-            "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "peak_memory_mb": peak_memory_mb(),
         }
         self._write_metrics()  # again, for a run that was killed after its last validation
         _write(self.out / "summary.json", json.dumps(summary, indent=1))
