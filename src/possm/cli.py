@@ -352,6 +352,7 @@ def _bench_latency() -> Callable[..., None]:
         json: Path | None = None,
         steps: int = 2000,
         seconds: float = 20.0,
+        realtime: bool = False,
         seed: int = 0,
     ) -> None:
         """Time the step of one chunk, hot and with pauses, over engines, backbones, sizes, spikes and units.
@@ -363,11 +364,12 @@ def _bench_latency() -> Callable[..., None]:
             json: File for the rows.
             steps: Steps of every row; 100,000 for percentiles of the far tail.
             seconds: A row ends after this long, also before its steps are done.
+            realtime: With real-time priority, so that other programs do not take the core away.
             seed: Of spikes and random weights.
         """
         from possm.bench.latency import LatencyConfig, bench_latency
 
-        config = LatencyConfig(steps=steps, seconds=seconds, peers=peers, seed=seed)
+        config = LatencyConfig(steps=steps, seconds=seconds, peers=peers, realtime=realtime, seed=seed)
         report = bench_latency(config, decoder=decoder, progress=print)
         print(report.text())
         if json is not None:

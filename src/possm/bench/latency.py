@@ -22,7 +22,7 @@ import numpy as np
 from possm.batch import Batch, Queries, Tokens
 from possm.config import require
 from possm.streaming.engines import Engine, open_engine
-from possm.streaming.host import Collector
+from possm.streaming.host import Collector, HostConfig, steady_host
 from possm.streaming.live import LiveDecoder
 
 DEADLINES_MS = (1, 5, 10, 20, 50)
@@ -48,6 +48,8 @@ class LatencyConfig:
     """Pause before every step, in the rows with pauses."""
     peers: bool = False
     """Also POYO 1.3M of torch_brain, and a Wiener filter."""
+    realtime: bool = False
+    """Real-time priority, as `possm stream` can ask for: no other program then takes the core away."""
     seed: int = 0
     """Of spikes and weights."""
 
@@ -76,6 +78,7 @@ class Case:
 class Row(Case):
     """What was measured; percentiles are exact."""
 
+    realtime: bool
     steps: int
     p50_ms: float
     p90_ms: float
@@ -147,7 +150,8 @@ def bench_latency(
         rows.append(row)
         progress(_line(row))
 
-    with TemporaryDirectory() as folder, one_thread():
+    host = HostConfig(realtime=config.realtime)
+    with TemporaryDirectory() as folder, one_thread(), steady_host(host):
         makers = Engines(Path(folder), seed=config.seed, given=decoder)
         for case in makers.cases(config):
             engine = makers.open(case)
@@ -293,6 +297,7 @@ def measure(case: Case, step: Callable[[int], float], config: LatencyConfig) -> 
     missed: Any = {f"missed_{limit}ms": int((took_ms > limit).sum()) for limit in DEADLINES_MS}
     return Row(
         **asdict(case),
+        realtime=config.realtime,
         steps=len(took_ms),
         p50_ms=p50,
         p90_ms=p90,
