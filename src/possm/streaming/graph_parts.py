@@ -15,11 +15,7 @@ from possm.model.decoder import Possm
 from possm.model.encoder import UnitTables
 from possm.model.layers import FeedForward
 from possm.model.readout import ReadoutAttention
-from possm.model.rotary import rotate
 from possm.streaming.graph import Graph
-
-ALIGNED = 16
-"""Rows of small matrices are padded to whole vectors of this many numbers."""
 
 
 def encode(graph: Graph, model: Possm, rows: np.ndarray) -> str:
@@ -90,38 +86,41 @@ def _diagonals(pairs: int) -> np.ndarray:
 def decode(graph: Graph, model: Possm, hidden: str, session: int) -> tuple[str, str]:
     """Newest hidden state (1, 1, hidden) -> attended queries (Q, width), and the hidden states to keep.
 
-    What is asked is the same at every step but for its time, so keys and queries fold into coefficients of
-    1, cos and sin of the query's time, one matrix for each of the k hidden states.
+    What is asked is the same at every step but for its time, so one matrix takes a hidden state to all that
+    its score and its rotated value need: W products with 1, cos and sin of the time between query and hidden
+    state. The k hidden states stand side by side, (Q, k W).
     """
     attention, kept = model.attention, model.config.num_context - 1
-    size = model.config.hidden
-    recent = graph.input("recent", "float32", [kept, 1, size])
+    recent = graph.input("recent", "float32", [kept, 1, model.config.hidden])
     history = graph.node("Concat", recent, hidden, axis=0)
     _, keep = graph.split(history, [1, kept], axis=0)
     asked, embedding = questions(model, session)
-    score, value = context_matrices(attention, asked)
-    matrices = graph.constant(array(torch.cat([score, value], dim=1).transpose(1, 2)))
-    projected = graph.node("MatMul", graph.norm(history, attention.norm_context), matrices)
-    sizes = [score.shape[1], value.shape[1]]
-    score_of, value_of = graph.split(graph.reshape(projected, kept + 1, sum(sizes)), sizes, axis=1)
+    matrix = context_matrix(attention, asked)
+    size, behaviors, pairs = len(matrix), len(asked), len(attention.rotary.omega)
+    in_score = behaviors * (1 + 2 * pairs)
 
-    basis, basis_value = _query_basis(graph, attention, value.shape[1])
-    which = ""
-    if len(embedding) > 1:
-        which = graph.input("query_behavior", "int64", ["queries"])
-        mine = graph.node("Gather", graph.constant(np.eye(len(embedding))[:, :, None]), which)
-        spread = graph.node("Mul", mine, graph.node("Unsqueeze", basis, graph.constant(np.array([1]))))
-        basis = graph.reshape(spread, -1, score.shape[1])
-    weight = graph.node("Gemm", basis, score_of, _unknown(graph, kept + 1), transB=1)
-    mixed = graph.node("MatMul", graph.node("Softmax", weight, axis=1), value_of)
-    pairs, matrix = len(attention.rotary.omega), attention.to_out.weight
-    signs = from_products(matrix, pairs) * torch.tensor([1, -1, 1, -1]).repeat_interleave(pairs)  # R(-t)
-    out = torch.cat([signs, matrix[:, 2 * pairs :]], dim=1)
+    projected = graph.node(
+        "MatMul", graph.norm(history, attention.norm_context), graph.constant(array(matrix.T))
+    )
+    basis = _query_basis(graph, attention, behaviors, size)
     residual = graph.constant(array(embedding + attention.to_out.bias))
-    if which:
-        residual = graph.node("Gather", residual, which)
-    turned = graph.node("Mul", mixed, basis_value)
-    attended = graph.node("Gemm", turned, graph.constant(array(out.T)), residual)
+    if behaviors > 1:
+        which = graph.input("query_behavior", "int64", ["queries"])
+        mine = np.repeat(np.eye(behaviors), 1 + 2 * pairs, axis=1)
+        mine = np.concatenate([mine, np.ones((behaviors, size - in_score))], axis=1)
+        chosen = graph.node("Gather", graph.constant(np.tile(mine, kept + 1)), which)
+        basis, residual = graph.node("Mul", basis, chosen), graph.node("Gather", residual, which)
+    products = graph.node("Mul", basis, graph.reshape(projected, 1, (kept + 1) * size))
+    columns = np.kron(np.eye(kept + 1), (np.arange(size) < in_score)[:, None])
+    score = graph.node("Gemm", products, graph.constant(columns), _unknown(graph, kept + 1))
+    weight = graph.reshape(graph.node("Softmax", score, axis=1), -1, 1, kept + 1)
+    mixed = graph.node("MatMul", weight, graph.reshape(products, -1, kept + 1, size))
+
+    to_out = attention.to_out.weight
+    signs = torch.tensor([1, -1, 1, -1]).repeat_interleave(pairs)  # it turns the other way than in a token
+    turning = from_products(to_out, pairs) * signs
+    out = torch.cat([to_out.new_zeros(len(to_out), in_score), turning, to_out[:, 2 * pairs :]], dim=1)
+    attended = graph.node("Gemm", graph.reshape(mixed, -1, size), graph.constant(array(out.T)), residual)
     return feed_forward(graph, attended, attention.feed_forward), keep
 
 
@@ -133,41 +132,35 @@ def questions(model: Possm, session: int) -> tuple[Tensor, Tensor]:
     return to_query(model.attention.norm_query(embedding)) * to_query.out_features**-0.5, embedding
 
 
-def context_matrices(attention: ReadoutAttention, asked: Tensor) -> tuple[Tensor, Tensor]:
-    """Normed hidden state j -> score coefficients (k, B (1 + 2F padded), hidden), and value products
-    (k, 4F + rest, hidden)."""
+def context_matrix(attention: ReadoutAttention, asked: Tensor) -> Tensor:
+    """Normed hidden state -> score coefficients of every behavior (1 + 2F each), and values v1, v2, v2, v1
+    and what does not rotate: (W, hidden)."""
     key, value = attention.to_key_value.weight.chunk(2, dim=0)  # (head, hidden)
     pairs = len(attention.rotary.omega)
-    pad = -(1 + 2 * pairs) % ALIGNED
-    scores, values = [], []
-    for cos, sin in zip(*attention.rotary(attention.context_time_s), strict=True):
-        k1, k2, k_still = rotate(key.T, cos, sin).T.split([pairs, pairs, len(key) - 2 * pairs])
-        for question in asked:
-            q1, q2, q_still = question[:, None].split([pairs, pairs, len(key) - 2 * pairs])
-            scores += [
-                q_still.T @ k_still,
-                q1 * k1 + q2 * k2,
-                q1 * k2 - q2 * k1,
-                key.new_zeros(pad, key.shape[1]),
-            ]
-        v1, v2, v_still = rotate(value.T, cos, sin).T.split([pairs, pairs, len(value) - 2 * pairs])
-        values += [v1, v2, v2, v1, v_still]
-    count = len(attention.context_time_s)
-    return torch.cat(scores).unflatten(0, (count, -1)), torch.cat(values).unflatten(0, (count, -1))
+    sizes = [pairs, pairs, len(key) - 2 * pairs]
+    k1, k2, k_still = key.split(sizes)
+    rows = []
+    for question in asked:
+        q1, q2, q_still = question[:, None].split(sizes)
+        rows += [q_still.T @ k_still, q1 * k1 + q2 * k2, q1 * k2 - q2 * k1]
+    v1, v2, v_still = value.split(sizes)
+    return torch.cat([*rows, v1, v2, v2, v1, v_still])
 
 
-def _query_basis(graph: Graph, attention: ReadoutAttention, width: int) -> tuple[str, str]:
-    """Query times -> (1, cos, sin) for scores, (cos, sin, cos, sin, 1) for values; sin is a shifted cos."""
+def _query_basis(graph: Graph, attention: ReadoutAttention, behaviors: int, size: int) -> str:
+    """Query times -> what multiplies the rows of `context_matrix`, for each hidden state: (Q, k W). A sin is
+    a cos a quarter turn later, so one node makes all."""
     omega = array(attention.rotary.omega)
     zero, quarter = np.zeros_like(omega), np.full_like(omega, np.pi / 2)
-    pad, still = np.zeros(-(1 + 2 * len(omega)) % ALIGNED), np.zeros(width - 4 * len(omega))
-    frequency = np.concatenate([[0], omega, omega, pad, omega, omega, omega, omega, still])
-    phase = np.concatenate([[0], zero, quarter, pad, zero, quarter, zero, quarter, still])
+    in_score, in_value = (1 + 2 * len(omega)) * behaviors, 4 * len(omega)
+    rest = np.zeros(size - in_score - in_value)
+    frequency = np.concatenate([[0, *omega, *omega] * behaviors, np.tile(omega, 4), rest])
+    phase = np.concatenate([[0, *zero, *quarter] * behaviors, zero, quarter, zero, quarter, rest])
+    shift = -phase - array(attention.context_time_s)[:, None] * frequency  # (k, W)
+    frequency = np.tile(frequency, len(shift))[None]
     time_s = graph.input("query_time_s", "float32", ["queries", 1])
-    angle = graph.node("Gemm", time_s, graph.constant(frequency[None]), graph.constant(-phase))
-    sizes = [1 + 2 * len(omega) + len(pad), width]
-    basis, basis_value = graph.split(graph.node("Cos", angle), sizes, axis=1)
-    return basis, basis_value
+    angle = graph.node("Gemm", time_s, graph.constant(frequency), graph.constant(shift.reshape(-1)))
+    return graph.node("Cos", angle)
 
 
 def _unknown(graph: Graph, count: int) -> str:
