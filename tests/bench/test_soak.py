@@ -112,6 +112,16 @@ class TestRig:
         deaths = np.count_nonzero(silent[1:] & ~silent[:-1])
         assert deaths == source.injected["death"] and source.open_sink.is_set()
 
+    def test_two_bursts_at_once_are_one(self):
+        source, _ = self.play()
+        before = source.injected.copy()
+        source._message(frozenset({"burst_x10", "burst_x100"}))
+        assert (
+            sum((source.injected - before).values())
+            == source.injected["burst_x100"] - before["burst_x100"]
+            == 1
+        )
+
     def test_its_clock_on_the_wall(self):
         source, messages = self.play()
         packets = sum(len(message.spike_times_s) > 0 for message in messages)

@@ -140,8 +140,9 @@ class ChaosSource:
         excess = int(np.maximum(of_unit - CAP, 0).sum())
         self.usable, self.excess = self.usable + len(units) - excess, self.excess + excess
         self.injected["empty"] += not len(units)
-        for kind in ("burst_x10", "burst_x100"):
-            self.injected[kind] += kind in faults
+        burst = [kind for kind in ("burst_x100", "burst_x10") if kind in faults]
+        if burst:  # both at once are one
+            self.injected[burst[0]] += 1
 
     def _bad(self, faults: frozenset[str], begin_s: float) -> Iterator[np.ndarray]:
         """(2, n) times and units that can come to nothing, for each fault of single spikes."""
