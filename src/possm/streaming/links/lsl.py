@@ -178,16 +178,18 @@ class LslSource(RigSource):
         """
         if self._inlet is not None:
             return
-        info = retry(self._find, self.about, (TimeoutError,), timeout_s=self.config.connect_s)
-        inlet = self._lsl.StreamInlet(info, max_buflen=BUFFER, recover=False, processing_flags=0)
+        self._inlet = retry(self._attach, self.about, (TimeoutError,), timeout_s=self.config.connect_s)
+
+    def _attach(self) -> Any:
+        inlet = self._lsl.StreamInlet(self._find(), max_buflen=BUFFER, recover=False, processing_flags=0)
         try:
             inlet.open_stream(timeout=10.0)
             self._correction.read(inlet.time_correction(timeout=5.0))
             self._describe(inlet.info(timeout=5.0))
         except (self._lsl.util.LostError, self._lsl.util.TimeoutError) as error:
             inlet.close_stream()
-            raise StreamError("the stream went away", about=self.about, got=error) from error
-        self._inlet = inlet
+            raise TimeoutError(f"the stream went away: {error}") from error
+        return inlet
 
     def _find(self) -> Any:
         found = self._lsl.resolve_byprop("name", self._name, minimum=1, timeout=1.0)
