@@ -230,13 +230,13 @@ class TestCallback:
         assert received[0].chunk == 0
 
     def test_by_name(self):
-        open_sink("callback:test_links:receive").write(prediction(chunk=5))
+        open_sink(f"callback:{__name__}:receive").write(prediction(chunk=5))
         assert RECEIVED[-1].chunk == 5
-        assert list(open_source("callback:test_links:nothing_more")) == []
+        assert list(open_source(f"callback:{__name__}:nothing_more")) == []
 
     @pytest.mark.parametrize(
         "address",
-        ["callback:test_links:nobody", "callback:no_such_module:f", "callback:test_links", "callback::x"],
+        [f"callback:{__name__}:nobody", "callback:no_such_module:f", f"callback:{__name__}", "callback::x"],
     )
     def test_no_such_function(self, address):
         with pytest.raises(StreamError, match="no such function"):
@@ -244,9 +244,9 @@ class TestCallback:
 
     def test_no_function_and_no_options(self):
         with pytest.raises(StreamError, match="not a function"):
-            open_sink("callback:test_links:RECEIVED")
+            open_sink(f"callback:{__name__}:RECEIVED")
         with pytest.raises(StreamError, match="no options"):
-            open_sink("callback:test_links:receive?speed=1")
+            open_sink(f"callback:{__name__}:receive?speed=1")
 
 
 class TestAddresses:
