@@ -99,6 +99,7 @@ class TestWholeStream:
         thread.join(20)
         rig.close()
         assert not thread.is_alive() and reports[0].stretches == 2
+        assert f"link        {len(played)} messages, " in reports[0].text()
         wanted = push_all(LiveDecoder(decoder, session=SESSION), recording, until_s=1.5)
         other = LiveDecoder(decoder, session=SESSION, origin_s=2.0)
         wanted += push_all(other, recording, until_s=3.0, start_s=2.0)

@@ -7,12 +7,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from possm.batch import Prediction
 from possm.streaming.host import Collector, HostConfig, steady_host
 from possm.streaming.inbox import StreamCounts
 from possm.streaming.links.base import Message, Sink, Source
+from possm.streaming.links.rig import LinkCounts
 from possm.streaming.live import LiveDecoder
 from possm.streaming.stale import StaleConfig, Ticker, Watchdog
 from possm.streaming.watch import Watch
@@ -59,6 +60,8 @@ class StreamReport:
     """Predictions written in place of answers while it was; they are among `predictions`."""
     sink_dropped: int = 0
     """Predictions that a sink with a queue dropped because it was too slow."""
+    link: str = ""
+    """What the link of the source has counted, if it counts (`LinkCounts`)."""
     refused: tuple[str, ...] = ()
     """What the operating system refused."""
 
@@ -76,6 +79,7 @@ class StreamReport:
             f"{counts.dropped + counts.waiting} not: "
             f"{counts.late} late, {counts.unknown} of unknown units, {counts.invalid} invalid, "
             f"{counts.discarded + counts.waiting} in chunks that never ended",
+            *([f"link        {self.link}"] if self.link else []),
             *self._trouble(),
             f"step        p50 {self.step_p50_ms:.3f}  p99 {self.step_p99_ms:.3f}  "
             f"p99.9 {self.step_p999_ms:.3f}  max {self.step_max_ms:.3f} ms",
@@ -155,7 +159,9 @@ def run_stream(
             interrupted = True
         run.finish()
         run.check()
-    return run.report(time.perf_counter() - began, interrupted, refused)
+    report = run.report(time.perf_counter() - began, interrupted, refused)
+    counts = getattr(source, "counts", None)
+    return replace(report, link=counts.text()) if isinstance(counts, LinkCounts) else report
 
 
 class _Run:
