@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
+import os
 import tempfile
 import time
 from pathlib import Path
+
+os.environ.setdefault("GOMP_SPINCOUNT", "200000")  # as the command line does, before torch is loaded
 
 import torch
 
 from possm.data.simulate import SimulationConfig, simulate_session
 from possm.model.decoder import PossmConfig
 from possm.training.loop import Progress, TrainConfig, train
+from possm.training.memory import peak_memory_mb
 
 
 def main() -> None:
@@ -58,7 +61,7 @@ def main() -> None:
         "windows_per_s": arguments.batch_size * arguments.window_s / median_s,
         "step_ms": 1000 * median_s,
         "spikes_per_window": len(recording.tokens(0, 1200)[0]) / 1200 * arguments.window_s,
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_memory_mb": peak_memory_mb(),
     }
     print(
         "\n".join(
