@@ -300,6 +300,8 @@ def _stream() -> Callable[..., None]:
         from possm.streaming.watch import Watch
 
         live = LiveDecoder(decoder, session=session, config=settings.live())
+        if "torch" in sys.modules:  # the steps of a stream are too short to be divided over threads
+            sys.modules["torch"].set_num_threads(1)
         links, watch = (open_source(source), open_sink(sink)), Watch(deadline_ms=deadline_ms)
         print(run_stream(live, *links, watch, config=settings.run()).text())
 
