@@ -219,6 +219,7 @@ def test_lead_follows_the_chunk():
         {"lead_ms": -1},
         {"dropout": 1.0},
         {"num_rotary_pairs": 33},
+        {"num_rotary_pairs": 0},
         {"encoder_t_min_s": 0.0},
         {"readout_t_min_s": 20.0},
         {"behaviors": {"x": {"num_dimensions": 0}}},

@@ -83,7 +83,7 @@ class PossmConfig:
         require(self.effective_lead_ms >= 0, "lead_ms", self.lead_ms, "0 or more, or None for chunk_ms")
         require(0 <= self.dropout < 1, "dropout", self.dropout, "0 or more, below 1")
         pairs = self.num_rotary_pairs
-        require(0 <= 2 * pairs <= self.head_width, "num_rotary_pairs", pairs, "at most half of head_width")
+        require(2 <= 2 * pairs <= self.head_width, "num_rotary_pairs", pairs, "1 to half of head_width")
         for name in ("encoder_t_min_s", "readout_t_min_s"):
             shortest = getattr(self, name)
             require(
