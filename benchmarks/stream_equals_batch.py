@@ -1,6 +1,6 @@
 """Does a stream say what a batch says? 1,000 random ways to cut a 10-minute recording into pushes.
 
-    python benchmarks/stream_equals_batch.py [--chunkings 1000] [--minutes 10] [--json out.json]
+    python benchmarks/stream_equals_batch.py [--chunkings 1000] [--minutes 10] [--dtype NAME] [--json FILE]
 
 Random weights (every parameter moved off its start), the small model of the paper, 30 units at 4 Hz, outputs
 at the end of every chunk. Each chunking draws the mean length of its pushes, the lengths around it, how many
@@ -79,19 +79,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--chunkings", type=int, default=1000)
     parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--dtype", choices=["float32", "float64"], help="only this one")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     num_chunks = round(options.minutes * 60 / CHUNK_S)
     times_s, unit = random_spikes(NUM_UNITS, rate_hz=RATE_HZ, duration_s=num_chunks * CHUNK_S)
     rows = []
     for dtype, limit in LIMITS.items():
+        name = str(dtype).removeprefix("torch.")
+        if options.dtype not in (None, name):
+            continue
         decoder = random_decoder(num_units=NUM_UNITS, dtype=dtype)
         wanted, engine = batch_answers(decoder, times_s, unit, num_chunks), TorchEngine(decoder)
         largest, steps, began = 0.0, 0, time.perf_counter()
         for seed in range(options.chunkings):
             got, took = stream_answers(engine, times_s, unit, num_chunks, np.random.default_rng(seed))
             largest, steps = max(largest, float(np.abs(got - wanted).max())), steps + took
-        name = str(dtype).removeprefix("torch.")
         row = {"dtype": name, "chunkings": options.chunkings, "minutes": options.minutes, "steps": steps}
         row |= {"largest_difference": largest, "limit": limit, "sd_of_answers": float(wanted.std(0).mean())}
         rows.append(row | {"wall_s": round(time.perf_counter() - began, 1)})
