@@ -15,23 +15,24 @@ import pytest
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "possm"
 
 BASE = {"batch", "config", "errors"}
-FILE = BASE | {"checkpoint", "data", "model", "version"}
+FILE = BASE | {"baselines", "checkpoint", "data", "decoders", "model", "version"}
 ARROWS = {
     "errors": set(),
     "batch": set(),
     "config": {"errors"},
     "data": BASE,
     "model": BASE,
-    "baselines": BASE | {"data"},
-    "checkpoint": BASE | {"data", "model", "version"},
-    "evaluation": FILE | {"baselines"},
+    "baselines": BASE | {"data", "model"},
+    "decoders": BASE | {"baselines", "model"},
+    "checkpoint": BASE | {"data", "decoders", "model", "version"},
+    "evaluation": FILE,
     "training": FILE | {"evaluation"},
     "streaming": FILE,
     "api": FILE | {"evaluation", "training", "streaming"},
     "demo": FILE | {"api", "evaluation", "training", "streaming"},
     "recipes": BASE | {"model", "training", "data"},
-    "bench": FILE | {"baselines", "api", "evaluation", "training", "streaming"},
-    "cli": FILE | {"baselines", "api", "bench", "demo", "evaluation", "training", "streaming"},
+    "bench": FILE | {"api", "evaluation", "recipes", "training", "streaming"},
+    "cli": FILE | {"api", "bench", "demo", "evaluation", "recipes", "training", "streaming"},
     "__main__": {"cli"},
     "__init__": FILE | {"api", "training", "streaming", "evaluation"},
 }

@@ -7,6 +7,7 @@ of it and the weights, so that a damaged file is refused. Nothing is ever unpick
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Mapping
@@ -24,8 +25,9 @@ from possm.config import from_json, to_json
 from possm.data.files import atomic_path
 from possm.data.scaling import Scaling
 from possm.data.vocabulary import Vocabulary
+from possm.decoders import DECODERS, build_decoder, kind_of
 from possm.errors import CheckpointError, PossmError
-from possm.model.decoder import Possm, PossmConfig
+from possm.model.contract import DecoderModel
 
 FORMAT = 1
 """Version of the file layout; a reader refuses what it does not know."""
@@ -35,7 +37,7 @@ FORMAT = 1
 class Decoder:
     """A trained decoder and all it needs to read a recording and to answer in physical units."""
 
-    model: Possm
+    model: DecoderModel
     vocabulary: Vocabulary
     scaling: dict[str, Scaling]
     """By behavior."""
@@ -43,9 +45,14 @@ class Decoder:
     """Where it comes from: training configuration, files, scores, versions. Free JSON."""
 
     @property
-    def config(self) -> PossmConfig:
-        """Its architecture."""
+    def config(self) -> Any:
+        """Its architecture: a `DecoderConfig`."""
         return self.model.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return next(itertools.chain(self.model.parameters(), self.model.buffers())).device
 
     @cached_property
     def hash(self) -> str:
@@ -84,13 +91,13 @@ def load_decoder(path: str | os.PathLike[str], *, device: str = "cpu") -> Decode
 def _rebuild(content: Mapping[str, Any], weights: dict[str, Tensor], path: Path) -> Decoder:
     vocabulary = from_json(Vocabulary, content["vocabulary"])
     scaling = {name: from_json(Scaling, value) for name, value in content["scaling"].items()}
-    config = from_json(PossmConfig, content["config"])
-    model = Possm(config, num_units=len(vocabulary.units), num_sessions=len(vocabulary.sessions))
+    config = from_json(DECODERS[content["kind"]].config, content["config"])
+    model = build_decoder(config, num_units=len(vocabulary.units), num_sessions=len(vocabulary.sessions))
     _fill(model, weights, path)
     return Decoder(model.eval(), vocabulary, scaling, content["provenance"])
 
 
-def _fill(model: Possm, weights: dict[str, Tensor], path: Path) -> None:
+def _fill(model: DecoderModel, weights: dict[str, Tensor], path: Path) -> None:
     """Strict: every difference between file and architecture is named."""
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     got = {name: tuple(tensor.shape) for name, tensor in weights.items()}
@@ -155,7 +162,7 @@ def read_sealed(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str,
     return content, tensors
 
 
-def _weights(model: Possm) -> dict[str, Tensor]:
+def _weights(model: DecoderModel) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
 
 
@@ -165,6 +172,7 @@ def _description(decoder: Decoder) -> str:
     content = {
         "format": FORMAT,
         "possm_version": __version__,
+        "kind": kind_of(decoder.config),
         "config": to_json(decoder.config),
         "vocabulary": to_json(decoder.vocabulary),
         "scaling": {name: to_json(scaling) for name, scaling in decoder.scaling.items()},

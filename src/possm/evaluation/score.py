@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,6 @@ from possm.data.recording import Intervals, Recording
 from possm.data.windows import Window, snap_to_bins
 from possm.errors import ConfigError, RecordingError
 from possm.evaluation.metrics import r2_per_dimension
-from possm.model.encoder import UnitTables
 
 logger = logging.getLogger(__name__)
 
@@ -199,9 +199,9 @@ def _decode_interval(
 
 
 def _step(
-    decoder: Decoder, batch: Batch, state: State | None, tables: UnitTables
+    decoder: Decoder, batch: Batch, state: State | None, tables: Any
 ) -> tuple[dict[str, np.ndarray], State]:
-    device = decoder.model.session.weight.device
+    device = decoder.device
     answers, state = decoder.model(batch.to(lambda x: torch.from_numpy(x).to(device)), state, tables)
     return {name: answer.cpu().numpy() for name, answer in answers.items()}, state
 

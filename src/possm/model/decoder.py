@@ -11,7 +11,7 @@ comes out of a call goes into the next.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -21,28 +21,17 @@ from possm.batch import Batch, State
 from possm.config import require
 from possm.errors import ConfigError
 from possm.model.backbones import BACKBONES, Backbone
+from possm.model.contract import BehaviorConfig, DecoderConfig, DecoderModel
 from possm.model.encoder import Encoder, UnitTables
 from possm.model.readout import READOUTS, ReadoutAttention
 from possm.model.rotary import Rotary
 from possm.model.tokens import TokenEmbedding, embedding_table
 
-
-@dataclass(frozen=True, kw_only=True)
-class BehaviorConfig:
-    """One thing to decode."""
-
-    num_dimensions: int
-    """Size of one sample of the behavior."""
-    readout: str = "continuous"
-    """Kind of readout, a name in READOUTS."""
-
-    def __post_init__(self) -> None:
-        require(self.num_dimensions >= 1, "num_dimensions", self.num_dimensions, "1 or more")
-        require(self.readout in READOUTS, "readout", self.readout, f"one of {', '.join(READOUTS)}")
+__all__ = ["BehaviorConfig", "Possm", "PossmConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PossmConfig:
+class PossmConfig(DecoderConfig):
     """Architecture. The defaults are the paper's small model; `PossmConfig.large()` is its large one."""
 
     backbone: str = "gru"
@@ -55,12 +44,6 @@ class PossmConfig:
     """Layers of the backbone (paper: 1 or 4)."""
     num_context: int = 3
     """k, the hidden states an output may look at (paper: 3)."""
-    chunk_ms: int = 50
-    """Step of the model (paper: 50; 20 also works)."""
-    lead_ms: int | None = None
-    """A chunk that ends at e answers for times in [e + lead - chunk, e + lead). 0 is the paper's convention:
-    an output may use spikes up to the end of its own chunk. None means chunk_ms, where the decoder is
-    strictly causal: an output at t uses spikes before t only. More than that forecasts."""
     head_width: int = 64
     """Size of the one attention head."""
     num_rotary_pairs: int = 16
@@ -73,14 +56,12 @@ class PossmConfig:
     """Longest rotary period of both."""
     dropout: float = 0.2
     """In the feed-forward blocks and between backbone layers."""
-    behaviors: dict[str, BehaviorConfig] = field(default_factory=dict)
-    """What is decoded, by name."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.backbone in BACKBONES, "backbone", self.backbone, f"one of {', '.join(BACKBONES)}")
-        for name in ("width", "hidden", "num_layers", "num_context", "chunk_ms", "head_width"):
+        for name in ("width", "hidden", "num_layers", "num_context", "head_width"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
-        require(self.effective_lead_ms >= 0, "lead_ms", self.lead_ms, "0 or more, or None for chunk_ms")
         require(0 <= self.dropout < 1, "dropout", self.dropout, "0 or more, below 1")
         pairs = self.num_rotary_pairs
         require(2 <= 2 * pairs <= self.head_width, "num_rotary_pairs", pairs, "1 to half of head_width")
@@ -95,23 +76,8 @@ class PossmConfig:
         """The paper's large model (o-POSSM): 256-wide tokens, four layers of 512."""
         return cls(**{"width": 256, "hidden": 512, "num_layers": 4, **changes})  # type: ignore[arg-type]
 
-    @property
-    def chunk_s(self) -> float:
-        """Step of the model in seconds."""
-        return self.chunk_ms / 1000
 
-    @property
-    def effective_lead_ms(self) -> int:
-        """`lead_ms`, or what it stands for; it follows a changed `chunk_ms`."""
-        return self.chunk_ms if self.lead_ms is None else self.lead_ms
-
-    @property
-    def strictly_causal(self) -> bool:
-        """Whether an output at t uses spikes before t only."""
-        return self.effective_lead_ms >= self.chunk_ms
-
-
-class Possm(nn.Module):
+class Possm(DecoderModel):
     """The decoder of the paper, for training and for streams.
 
     Without unit and session tables and the last linear map it has 405,696 parameters (small) or 7,657,216

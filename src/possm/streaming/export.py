@@ -25,6 +25,7 @@ from possm.checkpoint import Decoder
 from possm.config import require, to_json
 from possm.data.files import atomic_path
 from possm.data.vocabulary import BLANK_UNIT, Vocabulary
+from possm.decoders import kind_of
 from possm.errors import CheckpointError, StreamError
 from possm.model.decoder import Possm, PossmConfig
 from possm.model.readout import ContinuousReadout
@@ -64,6 +65,10 @@ def export_decoder(
     require(precision in PRECISIONS, "precision", precision, f"one of {', '.join(PRECISIONS)}")
     session = _only_session(decoder, session)
     rows = _rows(decoder, session)
+    if not isinstance(decoder.model, Possm):
+        raise CheckpointError(
+            "only POSSM decoders are exported; this one runs on the torch engine", got=kind_of(decoder.config)
+        )
     with torch.inference_mode():
         model = copy.deepcopy(decoder.model).cpu().double().eval()
         made = build(model, rows, decoder.vocabulary.session_row(session), precision=precision)

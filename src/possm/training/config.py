@@ -9,6 +9,7 @@ from pathlib import Path
 from possm.checkpoint import Decoder
 from possm.config import require
 from possm.data.augment import AugmentConfig
+from possm.model.contract import DecoderConfig
 from possm.model.decoder import PossmConfig
 from possm.training.optim import OptimConfig
 from possm.training.preflight import check_names
@@ -23,7 +24,7 @@ class TrainConfig:
 
     behavior: tuple[str, ...]
     """Names of the signals to decode, such as "cursor.vel"."""
-    decoder: PossmConfig = PossmConfig()
+    decoder: DecoderConfig = PossmConfig()
     """Architecture; its behaviors are filled in from the recordings."""
     window_s: float = 4.0
     """Length of a training window."""

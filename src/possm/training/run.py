@@ -24,9 +24,9 @@ from possm.data.recording import Recording
 from possm.data.scaling import Scaling
 from possm.data.vocabulary import Vocabulary
 from possm.data.windows import random_windows
+from possm.decoders import build_decoder
 from possm.errors import ConfigError, PossmError, RecordingError
 from possm.evaluation.score import evaluate
-from possm.model.decoder import Possm
 from possm.training.config import (
     DEFAULT_STEPS,
     DEFAULT_VALIDATIONS,
@@ -66,7 +66,7 @@ class Run:
         self.device = _device(config.device)
         torch.manual_seed(config.seed)
         sizes = {"num_units": len(self.vocabulary.units), "num_sessions": len(self.vocabulary.sessions)}
-        self.model = Possm(self.config.decoder, **sizes).to(self.device)
+        self.model = build_decoder(self.config.decoder, **sizes).to(self.device)
         self.average = copy.deepcopy(self.model)
         self.best = copy.deepcopy(self.model)
         self.optimizer = make_optimizer(self.model, config.optim)
