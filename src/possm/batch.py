@@ -52,7 +52,7 @@ class Targets:
     """What the answers should be, in scaled units (mean 0, standard deviation 1)."""
 
     values: Array
-    """(Q, D) float32."""
+    """(Q, D) float32; of a category, (Q,) int64 numbers of classes."""
     weights: Array
     """(Q,) float32, 0 or more: the loss weight of each query."""
 
@@ -109,7 +109,7 @@ class Prediction:
     times_s: np.ndarray
     """(Q,) float64: the times the values are about, on the stream's clock."""
     values: np.ndarray
-    """(Q, D) float32, in the physical unit of the behavior."""
+    """(Q, D) float32, in the physical unit of the behavior; of a category, the probability of each class."""
     chunk: int
     """Number of the newest chunk used; the first of the stream is 0."""
     start_s: float
@@ -135,3 +135,5 @@ class Prediction:
     """How often the input's clock has jumped, since the stream began."""
     status: str = "ok"
     """Is "ok", or says what stands in for an answer while input is missing: "held", "decayed", "zeroed"."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes of a category, one per column of `values`; of anything else, none."""

@@ -25,13 +25,18 @@ class BehaviorConfig:
     """One thing to decode."""
 
     num_dimensions: int
-    """Size of one sample of the behavior."""
+    """Size of one sample of the behavior; of a category, the number of classes."""
     readout: str = "continuous"
     """Kind of readout, a name in READOUTS."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes of a category, in the order of its answers; of anything else, none."""
 
     def __post_init__(self) -> None:
         require(self.num_dimensions >= 1, "num_dimensions", self.num_dimensions, "1 or more")
         require(self.readout in READOUTS, "readout", self.readout, f"one of {', '.join(READOUTS)}")
+        if self.readout == "category":
+            fits = len(set(self.classes)) == len(self.classes) == self.num_dimensions >= 2
+            require(fits, "classes", self.classes, "two or more different names, one per dimension")
 
 
 @dataclass(frozen=True, kw_only=True)

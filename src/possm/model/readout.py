@@ -116,5 +116,21 @@ class ContinuousReadout(nn.Module):
         return self.linear(attended)
 
 
-READOUTS: dict[str, Callable[..., nn.Module]] = {"continuous": ContinuousReadout}
+class CategoryReadout(nn.Module):
+    """A linear map to the logits of the classes of a category: one answer says how likely each of them is."""
+
+    def __init__(self, width: int, *, num_dimensions: int) -> None:
+        super().__init__()
+        self.behavior = embedding_table(1, width)
+        self.linear = nn.Linear(width, num_dimensions)
+
+    def forward(self, attended: Tensor) -> Tensor:
+        """(Q, width) -> (Q, classes) logits; their softmax is the probabilities."""
+        return self.linear(attended)
+
+
+READOUTS: dict[str, Callable[..., nn.Module]] = {
+    "continuous": ContinuousReadout,
+    "category": CategoryReadout,
+}
 """Readouts by kind; each takes (width, *, num_dimensions) and has a one-row `behavior` embedding."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from possm.batch import Batch, Targets
 
@@ -15,12 +16,22 @@ def squared_error(answer: Tensor, targets: Targets) -> Tensor:
 
     Nothing to learn from (no query, or all weights 0) gives 0.
     """
-    error = (answer - targets.values).square().mean(dim=1)
-    total = targets.weights.sum()
-    return (error * targets.weights).sum() / total.clamp(min=torch.finfo(error.dtype).tiny)
+    return _weighted_mean((answer - targets.values).square().mean(dim=1), targets.weights)
 
 
-LOSSES: dict[str, Callable[[Tensor, Targets], Tensor]] = {"continuous": squared_error}
+def cross_entropy(answer: Tensor, targets: Targets) -> Tensor:
+    """sum_q w_q (-log softmax(answer)[class]) / sum_q w_q, in nats: a scalar; 0 without a query."""
+    return _weighted_mean(functional.cross_entropy(answer, targets.values, reduction="none"), targets.weights)
+
+
+def _weighted_mean(error: Tensor, weights: Tensor) -> Tensor:
+    return (error * weights).sum() / weights.sum().clamp(min=torch.finfo(error.dtype).tiny)
+
+
+LOSSES: dict[str, Callable[[Tensor, Targets], Tensor]] = {
+    "continuous": squared_error,
+    "category": cross_entropy,
+}
 """By readout kind, the names of READOUTS."""
 
 

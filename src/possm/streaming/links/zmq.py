@@ -139,6 +139,7 @@ def unpack_prediction(data: bytes) -> Prediction:
     fields = _map(data, "prediction")
     fields["times_s"] = _array(fields["times_s"], "<f8")
     fields["values"] = _array(fields["values"], "<f4").reshape(fields["shape"])
+    fields["classes"] = tuple(fields.get("classes", ()))
     return Prediction(**{f.name: fields[f.name] for f in dataclasses.fields(Prediction)})
 
 
