@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 import toys
 from possm import checkpoint
 from possm.checkpoint import Decoder, load_decoder, read_sealed, save_decoder
+from possm.data.scaling import Scaling
 from possm.errors import CheckpointError
 from possm.evaluation.score import decode
 
@@ -80,6 +81,22 @@ def test_round_trip_is_bitwise(decoder, dtype, tmp_path):
     np.testing.assert_array_equal(before, after)
     assert before.std() > 0
     assert list(path.parent.iterdir()) == [path]  # no temporary file stays
+
+
+def test_scalings_of_sessions_are_kept(decoder, tmp_path):
+    own = {"toy": {"vel": Scaling((1.0, 2.0), (3.0, 4.0), "mm/s")}}
+    again = load_decoder(save_decoder(replace(decoder, session_scaling=own), tmp_path / "d.safetensors"))
+    assert again.session_scaling == own
+    assert again.scaling_of("toy") == own["toy"]
+    assert again.scaling_of("other") == decoder.scaling
+    assert again.hash != decoder.hash
+
+
+def test_a_file_from_before_sessions_had_scalings(small, tmp_path):
+    content, tensors = read_sealed(small[1])
+    del content["session_scaling"]
+    checkpoint.write_sealed(tmp_path / "old.safetensors", tensors, json.dumps(content))
+    assert load_decoder(tmp_path / "old.safetensors").session_scaling == {}
 
 
 def test_the_hash_tells_decoders_apart(decoder):

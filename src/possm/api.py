@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -68,4 +68,5 @@ def load_decoder(path: str | os.PathLike[str], *, device: str = "cpu") -> Decode
 
 
 def _with_verbs(decoder: checkpoint.Decoder) -> Decoder:
-    return Decoder(decoder.model, decoder.vocabulary, decoder.scaling, decoder.provenance)
+    parts = {field.name: getattr(decoder, field.name) for field in fields(checkpoint.Decoder)}
+    return Decoder(**parts)

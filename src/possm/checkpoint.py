@@ -23,7 +23,7 @@ from torch import Tensor
 
 from possm.config import from_json, to_json
 from possm.data.files import atomic_path
-from possm.data.scaling import Scaling
+from possm.data.scaling import Scaling, scaling_of
 from possm.data.vocabulary import Vocabulary
 from possm.decoders import DECODERS, build_decoder, kind_of
 from possm.errors import CheckpointError, PossmError
@@ -40,9 +40,11 @@ class Decoder:
     model: DecoderModel
     vocabulary: Vocabulary
     scaling: dict[str, Scaling]
-    """By behavior."""
+    """By behavior; for sessions without one of their own."""
     provenance: dict[str, Any] = field(default_factory=dict)
     """Where it comes from: training configuration, files, scores, versions. Free JSON."""
+    session_scaling: dict[str, dict[str, Scaling]] = field(default_factory=dict)
+    """Session -> behavior -> scaling, where a session has its own."""
 
     @property
     def config(self) -> Any:
@@ -53,6 +55,10 @@ class Decoder:
     def device(self) -> torch.device:
         """Where it computes."""
         return next(itertools.chain(self.model.parameters(), self.model.buffers())).device
+
+    def scaling_of(self, session_id: str) -> dict[str, Scaling]:
+        """By behavior, for one session."""
+        return scaling_of(session_id, self.scaling, self.session_scaling)
 
     @cached_property
     def hash(self) -> str:
@@ -90,11 +96,16 @@ def load_decoder(path: str | os.PathLike[str], *, device: str = "cpu") -> Decode
 
 def _rebuild(content: Mapping[str, Any], weights: dict[str, Tensor], path: Path) -> Decoder:
     vocabulary = from_json(Vocabulary, content["vocabulary"])
-    scaling = {name: from_json(Scaling, value) for name, value in content["scaling"].items()}
+    scaling = _scalings(content["scaling"])
+    own = {session: _scalings(table) for session, table in content.get("session_scaling", {}).items()}
     config = from_json(DECODERS[content["kind"]].config, content["config"])
     model = build_decoder(config, num_units=len(vocabulary.units), num_sessions=len(vocabulary.sessions))
     _fill(model, weights, path)
-    return Decoder(model.eval(), vocabulary, scaling, content["provenance"])
+    return Decoder(model.eval(), vocabulary, scaling, content["provenance"], own)
+
+
+def _scalings(content: Mapping[str, Any]) -> dict[str, Scaling]:
+    return {name: from_json(Scaling, value) for name, value in content.items()}
 
 
 def _fill(model: DecoderModel, weights: dict[str, Tensor], path: Path) -> None:
@@ -176,6 +187,10 @@ def _description(decoder: Decoder) -> str:
         "config": to_json(decoder.config),
         "vocabulary": to_json(decoder.vocabulary),
         "scaling": {name: to_json(scaling) for name, scaling in decoder.scaling.items()},
+        "session_scaling": {
+            session: {name: to_json(scaling) for name, scaling in table.items()}
+            for session, table in decoder.session_scaling.items()
+        },
         "provenance": decoder.provenance,
     }
     return json.dumps(content)

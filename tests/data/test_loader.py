@@ -111,6 +111,14 @@ def test_scaled_targets():
     assert values.dtype == np.float32
 
 
+def test_targets_in_the_scaling_of_their_session():
+    own = {SPIKES.session_id: {"vel": Scaling((5.0, 4.0), (3.0, 2.0))}}
+    other = replace(SPIKES, session_id="other")
+    maker = maker_of(SPIKES, other, session_scaling=own)
+    first, second = (maker.sample(Window(i, 1.0, 20.0), num_chunks=10).targets["vel"].values for i in (0, 1))
+    np.testing.assert_allclose(first, (second - [5, 4]) / [3, 2], rtol=1e-4)
+
+
 def test_interval_weights_multiply():
     intervals = {
         **SPIKES.intervals,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import toys
 from possm.config import from_json, to_json
-from possm.data.scaling import Scaling
+from possm.data.scaling import Scaling, fit_scalings, scaling_of
 from possm.errors import ConfigError, RecordingError
 
 RECORDING = toys.recording(seconds=20)
@@ -101,3 +101,63 @@ def test_json_keeps_every_bit():
 def test_refuses(mean, std):
     with pytest.raises(ConfigError, match="scaling"):
         Scaling(mean, std)
+
+
+def shifted(session, dataset, *, by, unit="cm/s"):
+    values = RECORDING.signals["vel"].values * by + by
+    attributes = {"brainset.id": dataset} if dataset else {}
+    return replace(with_values(values, unit=unit), session_id=session, attributes=attributes)
+
+
+SET = [shifted("a1", "a", by=1), shifted("a2", "a", by=3), shifted("b", "b", by=100)]
+
+
+def test_one_scaling_for_all_is_what_fit_makes():
+    shared, own = fit_scalings(SET, ["vel"])
+    alone = Scaling.fit(SET, "vel")
+    assert own == {}
+    assert shared == {"vel": alone}
+
+
+def test_a_scaling_for_each_session():
+    shared, own = fit_scalings(SET, ["vel"], by="session")
+    assert shared == {"vel": Scaling.fit(SET, "vel")}
+    assert own == {r.session_id: {"vel": Scaling.fit([r], "vel")} for r in SET}
+
+
+def test_a_scaling_for_each_dataset():
+    _, own = fit_scalings(SET, ["vel"], by="dataset")
+    both = {"vel": Scaling.fit(SET[:2], "vel")}
+    assert own == {"a1": both, "a2": both, "b": {"vel": Scaling.fit(SET[2:], "vel")}}
+
+
+def test_units_may_differ_between_datasets_only():
+    foreign = [*SET, shifted("c", "c", by=1, unit="mm/s")]
+    shared, own = fit_scalings(foreign, ["vel"], by="dataset")
+    assert shared["vel"].unit == ""
+    assert own["c"]["vel"].unit == "mm/s"
+    assert own["a1"]["vel"].unit == "cm/s"
+    with pytest.raises(RecordingError, match="several physical units"):
+        fit_scalings(foreign, ["vel"])
+    with pytest.raises(RecordingError, match="several physical units"):
+        fit_scalings([*SET, shifted("a3", "a", by=1, unit="mm/s")], ["vel"], by="dataset")
+
+
+def test_a_recording_without_the_behavior_has_no_part():
+    blind = replace(SET[1], signals={"gaze": SET[1].signals["vel"]})
+    shared, own = fit_scalings([SET[0], blind], ["vel", "gaze"], by="session")
+    assert shared["vel"] == Scaling.fit(SET[:1], "vel")
+    assert own["a2"] == {"gaze": Scaling.fit([SET[1]], "vel")}
+    with pytest.raises(RecordingError, match="no behavior 'force'"):
+        fit_scalings(SET, ["force"])
+
+
+def test_a_session_overrides_what_all_share():
+    one, other = Scaling((0.0,), (1.0,)), Scaling((1.0,), (2.0,))
+    assert scaling_of("a", {"x": one, "y": one}, {"a": {"y": other}}) == {"x": one, "y": other}
+    assert scaling_of("b", {"x": one, "y": one}, {"a": {"y": other}}) == {"x": one, "y": one}
+
+
+def test_scaling_by_what_is_not_there():
+    with pytest.raises(ConfigError, match="scaling"):
+        fit_scalings(SET, ["vel"], by="animal")

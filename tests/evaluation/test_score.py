@@ -10,6 +10,7 @@ import torch
 
 import toys
 from possm.data.intervals import Intervals
+from possm.data.scaling import Scaling
 from possm.data.series import Signal, Spikes
 from possm.errors import CheckpointError, ConfigError, RecordingError
 from possm.evaluation import score
@@ -257,3 +258,11 @@ def test_decoding_leaves_no_gradients_and_no_training_mode():
     np.testing.assert_array_equal(values, decode(decoder, RECORDING, SPAN)["vel"].values)  # no dropout
     assert all(p.grad is None for p in decoder.model.parameters())
     assert torch.is_grad_enabled()
+
+
+def test_a_session_with_a_scaling_of_its_own():
+    plain = decoder_of()
+    own = Scaling((100.0, 50.0), tuple(2 * s for s in plain.scaling["vel"].std))
+    scaled = replace(plain, session_scaling={RECORDING.session_id: {"vel": own}})
+    one, two = (decode(d, RECORDING, RECORDING.split("test"))["vel"].values for d in (plain, scaled))
+    np.testing.assert_allclose(two - [100, 50], 2 * (one - plain.scaling["vel"].mean), rtol=1e-4, atol=1e-4)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -9,6 +11,7 @@ import torch
 from stream_helpers import BEHAVIORS, UNITS, by_behavior, push_all, random_recording, small_decoder
 
 from possm.batch import Batch, Queries, Tokens
+from possm.data.scaling import Scaling
 from possm.errors import CheckpointError, ConfigError, StreamError
 from possm.model.backbones import BACKBONES
 from possm.streaming.export import export_decoder
@@ -100,7 +103,8 @@ def test_an_empty_chunk_is_one_blank_unit(tmp_path):
 
 
 def test_a_session_of_several_has_its_own_units(tmp_path):
-    decoder = small_decoder(sessions=("monday", "tuesday"))
+    own = {"tuesday": {"cursor.pos": Scaling((5.0, -2.0), (3.0, 0.5), "cm")}}
+    decoder = replace(small_decoder(sessions=("monday", "tuesday")), session_scaling=own)
     path = export_decoder(decoder, tmp_path / "d.onnx", session="tuesday")
     recording = random_recording(end_s=2.0)
     times_s, unit, _ = recording.tokens(0.0, 2.0)
@@ -108,7 +112,8 @@ def test_a_session_of_several_has_its_own_units(tmp_path):
     for name, live in (("onnx", LiveDecoder(path)), ("torch", LiveDecoder(decoder, session="tuesday"))):
         answers[name] = by_behavior(live.push(times_s, unit, 2.0))
     for behavior, (_, values) in answers["torch"].items():
-        np.testing.assert_allclose(answers["onnx"][behavior][1], values, atol=1e-4)
+        np.testing.assert_allclose(answers["onnx"][behavior][1], values, atol=3e-4)
+    assert OnnxEngine(path).spec.scaling["cursor.pos"] == own["tuesday"]["cursor.pos"]
     assert OnnxEngine(path).spec.vocabulary.sessions == ("tuesday",)
     with pytest.raises(CheckpointError, match="never seen"):
         LiveDecoder(path, session="monday")

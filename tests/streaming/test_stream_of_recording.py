@@ -208,3 +208,19 @@ def test_physical_units():
     two = by_behavior(push_all(LiveDecoder(scaled, session=SESSION), recording, until_s=1.0))
     np.testing.assert_allclose(two["cursor.pos"][1], one["cursor.pos"][1] * [10, 0.5] + [5, -2], rtol=1e-5)
     np.testing.assert_array_equal(two["hand.vel"][1], one["hand.vel"][1])
+
+
+def test_a_session_with_a_scaling_of_its_own():
+    """A stream answers in the units of its session, as decoding a file does."""
+    from dataclasses import replace
+
+    from possm.data.scaling import Scaling
+
+    decoder = small_decoder(sessions=(SESSION, "other"))
+    own = {SESSION: {"cursor.pos": Scaling((5.0, -2.0), (10.0, 0.5))}}
+    scaled, recording = replace(decoder, session_scaling=own), random_recording()
+    for session, (mean, std) in {SESSION: ((5, -2), (10, 0.5)), "other": ((0, 0), (1, 1))}.items():
+        live = [LiveDecoder(d, session=session) for d in (decoder, scaled)]
+        one, two = (by_behavior(push_all(each, recording, until_s=1.0)) for each in live)
+        np.testing.assert_allclose(two["cursor.pos"][1], one["cursor.pos"][1] * std + mean, rtol=1e-5)
+        np.testing.assert_array_equal(two["hand.vel"][1], one["hand.vel"][1])

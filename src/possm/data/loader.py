@@ -13,7 +13,7 @@ from possm.batch import Batch, Queries, Targets, Tokens
 from possm.data.augment import AugmentConfig, augment_tokens
 from possm.data.chunks import EDGE_TOLERANCE_S, Sample, chunk_edges_s, chunk_tokens, collate, query_chunks
 from possm.data.recording import Recording
-from possm.data.scaling import Scaling
+from possm.data.scaling import Scaling, ScalingTable, scaling_of
 from possm.data.vocabulary import Vocabulary
 from possm.data.windows import Window, random_windows
 
@@ -25,12 +25,18 @@ class SampleMaker:
     recordings: Sequence[Recording]
     vocabulary: Vocabulary
     scaling: Mapping[str, Scaling]
-    """By behavior: what is asked, and how it is scaled."""
+    """By behavior: what is asked, and how it is scaled in sessions without a scaling of their own."""
     chunk_ms: int
     lead_ms: int
+    session_scaling: ScalingTable = field(default_factory=dict)
+    """Session -> behavior -> scaling, where a session has its own."""
     interval_weights: Mapping[str, float] = field(default_factory=dict)
     """Loss weight of samples inside a named interval; overlapping ones multiply, elsewhere it is 1."""
     augment: AugmentConfig = AugmentConfig()
+
+    def scaling_of(self, session_id: str) -> dict[str, Scaling]:
+        """By behavior, for one session."""
+        return scaling_of(session_id, self.scaling, self.session_scaling)
 
     @cached_property
     def rows(self) -> tuple[np.ndarray, ...]:
@@ -86,7 +92,7 @@ class SampleMaker:
         times_s, values = signal.times_s, np.asarray(signal.values)
         chunk, relative_s = query_chunks(times_s, edges_s, lead_s=lead_s)
         good = (chunk >= 0) & (chunk < len(edges_s) - 1) & np.isfinite(values).all(axis=1)
-        scaled = self.scaling[behavior].apply(values[good])
+        scaled = self.scaling_of(recording.session_id)[behavior].apply(values[good])
         weights = self._weights(recording, times_s[good])
         return Queries(chunk[good], relative_s[good]), Targets(scaled, weights)
 

@@ -79,6 +79,11 @@ class Recording:
         return str(self.path or self.session_id)
 
     @property
+    def dataset_id(self) -> str:
+        """The dataset it belongs to: its brainset; "" where the file does not say."""
+        return str(self.attributes.get("brainset.id", ""))
+
+    @property
     def num_units(self) -> int:
         """Rows of the unit table."""
         return len(self.unit_ids)

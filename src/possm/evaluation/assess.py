@@ -136,7 +136,7 @@ def write_assessment(
 def _oddities(decoder: Decoder, recording: Recording) -> list[str]:
     """What `check_recording` warns of, and behaviors in another physical unit than the decoder's."""
     warnings = check_recording(recording)
-    for name, scaling in decoder.scaling.items():
+    for name, scaling in decoder.scaling_of(recording.session_id).items():
         unit = recording.behavior(name).unit
         if unit and scaling.unit and unit != scaling.unit:
             warnings.append(f"{name} is in {unit}, but the decoder answers in {scaling.unit}")
@@ -165,7 +165,7 @@ def _trace(
         target=targets_at(recording, score.behavior, decoded.times_s),
         prediction=decoded.values,
         wiener=yardstick,
-        unit=decoder.scaling[score.behavior].unit,
+        unit=decoder.scaling_of(score.session)[score.behavior].unit,
     )
 
 

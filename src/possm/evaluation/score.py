@@ -176,6 +176,7 @@ def _decode_interval(
         recordings=[recording],
         vocabulary=decoder.vocabulary,
         scaling=decoder.scaling,
+        session_scaling=decoder.session_scaling,
         chunk_ms=config.chunk_ms,
         lead_ms=config.effective_lead_ms,
     )
@@ -186,6 +187,7 @@ def _decode_interval(
     names = decoder.scaling if times_s is None else times_s
     wanted = {name: _wanted(recording, name, interval, times_s) for name in names}
     answering = {name: query_chunks(t, edges_s, lead_s=lead_s)[0] for name, t in wanted.items()}
+    scaling = decoder.scaling_of(recording.session_id)
     state: State | None = None
     tables = decoder.model.eval().tables()
     for first in range(0, num_chunks, BLOCK_CHUNKS):
@@ -195,7 +197,7 @@ def _decode_interval(
         batch = collate([maker.sample_at(window, num_chunks=last - first, times_s=asked)])
         answers, state = _step(decoder, batch, state, tables)
         for name, answer in answers.items():
-            yield name, asked[name], decoder.scaling[name].invert(answer)
+            yield name, asked[name], scaling[name].invert(answer)
 
 
 def _step(

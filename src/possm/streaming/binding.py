@@ -12,6 +12,7 @@ import numpy as np
 
 from possm.batch import Batch, Queries
 from possm.data.chunks import chunk_tokens
+from possm.data.scaling import Scaling
 from possm.errors import StreamError
 from possm.streaming.engines import Engine, StreamSpec, open_engine
 from possm.streaming.inbox import Arrivals
@@ -53,6 +54,15 @@ class Binding:
         """The chunks between these edges: what `collate` makes of this one sequence, without its copies."""
         tokens = chunk_tokens(spikes.times_s, self.rows[spikes.unit], spikes.count, edges_s)
         return Batch(tokens, self._session_rows, len(edges_s) - 1, queries)
+
+    def physical(self, behavior: str, values: np.ndarray) -> np.ndarray:
+        """Answers of the engine in the physical unit of the behavior: (Q, D) -> (Q, D)."""
+        scaling = self._scaling.get(behavior)
+        return values if scaling is None else scaling.invert(values)
+
+    @cached_property
+    def _scaling(self) -> dict[str, Scaling]:
+        return self.spec.scaling_of(self.session_id)
 
     @cached_property
     def _session_rows(self) -> np.ndarray:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from possm.batch import Batch, State
-from possm.data.scaling import Scaling
+from possm.data.scaling import Scaling, scaling_of
 from possm.data.vocabulary import Vocabulary
 from possm.errors import StreamError
 
@@ -28,7 +28,8 @@ class StreamSpec:
 
     vocabulary: Vocabulary
     scaling: dict[str, Scaling]
-    """By behavior; a behavior without one is answered as the readout gives it."""
+    """By behavior, for sessions without one of their own; a behavior without one is answered as the readout
+    gives it."""
     behaviors: dict[str, int]
     """Everything it can decode: behavior -> dimensions of one sample."""
     chunk_ms: int
@@ -37,10 +38,12 @@ class StreamSpec:
     """A chunk that ends at e answers for times in [e + lead - chunk, e + lead)."""
     hash: str
     """Of weights and description; the same for every engine that runs this decoder."""
+    session_scaling: dict[str, dict[str, Scaling]] = field(default_factory=dict)
+    """Session -> behavior -> scaling, where a session has its own."""
 
-    def physical(self, behavior: str, values: np.ndarray) -> np.ndarray:
-        """Answers of an engine in the physical unit of the behavior: (Q, D) -> (Q, D)."""
-        return self.scaling[behavior].invert(values) if behavior in self.scaling else values
+    def scaling_of(self, session_id: str) -> dict[str, Scaling]:
+        """By behavior, for one session."""
+        return scaling_of(session_id, self.scaling, self.session_scaling)
 
 
 @runtime_checkable

@@ -162,7 +162,8 @@ def _spec(decoder: Decoder, session: str, rows: np.ndarray) -> StreamSpec:
     known = decoder.vocabulary
     subjects = {session: known.subjects[session]} if session in known.subjects else {}
     units = (BLANK_UNIT, *(known.units[row] for row in rows[1:]))
-    return replace(spec_of(decoder), vocabulary=Vocabulary(units, (session,), subjects))
+    spec = replace(spec_of(decoder), vocabulary=Vocabulary(units, (session,), subjects))
+    return replace(spec, scaling=spec.scaling_of(session), session_scaling={})
 
 
 def _shape(tensor: Any) -> list[int | str]:

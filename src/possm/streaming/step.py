@@ -40,7 +40,7 @@ def decode_stretch(
     first, last = spikes.times_s.searchsorted(stretch.edges_s[[0, -1]])
     batch = bound.batch(spikes.pick(slice(first, last)), stretch.edges_s, queries)
     answers, state = bound.engine.step(batch, state)
-    values = {name: bound.spec.physical(name, answer) for name, answer in answers.items()}
+    values = {name: bound.physical(name, answer) for name, answer in answers.items()}
     took_s = time.perf_counter() - begin_s
 
     offsets, dropped = batch.tokens.offsets, counts.dropped

@@ -62,6 +62,7 @@ def spec_of(decoder: Decoder) -> StreamSpec:
         chunk_ms=config.chunk_ms,
         lead_ms=config.effective_lead_ms,
         hash=decoder.hash,
+        session_scaling=dict(decoder.session_scaling),
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from possm.checkpoint import Decoder
 from possm.config import require
 from possm.data.augment import AugmentConfig
+from possm.data.scaling import SCALED_BY
 from possm.model.contract import DecoderConfig
 from possm.model.decoder import PossmConfig
 from possm.training.optim import OptimConfig
@@ -40,6 +41,9 @@ class TrainConfig:
     """Loss weight of samples inside named intervals (paper: reach 5, hold 0.1, outliers 0)."""
     behavior_weights: dict[str, float] = field(default_factory=dict)
     """Loss weight of each behavior; 1 unless given."""
+    scaling: str = "shared"
+    """Whose mean and standard deviation behaviors are scaled by: "shared" of all recordings, "dataset" of
+    those of one brainset, "session" of each."""
     evaluate_within: str | None = None
     """Intervals whose samples count in validation; None counts all."""
     valid_every: int | None = None
@@ -60,6 +64,7 @@ class TrainConfig:
             require(value is None or value >= 1, name, value, "1 or more")
         choices = ("auto", "float32", "bf16")
         require(self.precision in choices, "precision", self.precision, f"one of {choices}")
+        require(self.scaling in SCALED_BY, "scaling", self.scaling, f"one of {SCALED_BY}")
         check_names("behavior_weights", self.behavior_weights, self.behavior)
         for name in ("interval_weights", "behavior_weights"):
             weights = getattr(self, name)

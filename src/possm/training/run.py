@@ -21,12 +21,13 @@ from possm.config import to_json
 from possm.data.files import atomic_path
 from possm.data.loader import SampleMaker, training_batches
 from possm.data.recording import Recording
-from possm.data.scaling import Scaling
+from possm.data.scaling import fit_scalings
 from possm.data.vocabulary import Vocabulary
 from possm.data.windows import random_windows
 from possm.decoders import build_decoder
 from possm.errors import ConfigError, PossmError, RecordingError
 from possm.evaluation.score import evaluate
+from possm.model.contract import DecoderModel
 from possm.training.config import (
     DEFAULT_STEPS,
     DEFAULT_VALIDATIONS,
@@ -62,7 +63,7 @@ class Run:
         behaviors = behavior_configs(recordings, config.behavior)
         self.config = replace(config, decoder=replace(config.decoder, behaviors=behaviors))
         self.vocabulary = Vocabulary.of(recordings)
-        self.scaling = {name: Scaling.fit(recordings, name) for name in config.behavior}
+        self.scaling, self.session_scaling = fit_scalings(recordings, config.behavior, by=config.scaling)
         self.device = _device(config.device)
         torch.manual_seed(config.seed)
         sizes = {"num_units": len(self.vocabulary.units), "num_sessions": len(self.vocabulary.sessions)}
@@ -74,6 +75,7 @@ class Run:
             recordings=recordings,
             vocabulary=self.vocabulary,
             scaling=self.scaling,
+            session_scaling=self.session_scaling,
             chunk_ms=self.config.decoder.chunk_ms,
             lead_ms=self.config.decoder.effective_lead_ms,
             interval_weights=config.interval_weights,
@@ -112,7 +114,7 @@ class Run:
 
     def validate(self, progress: Callable[[Progress], None] | None) -> None:
         """Score the averaged weights, keep the best, write everything down."""
-        decoder = Decoder(self.average.eval(), self.vocabulary, self.scaling)
+        decoder = self._decoder(self.average.eval())
         rows = [
             score
             for recording in self.recordings
@@ -222,7 +224,10 @@ class Run:
             "epoch": self.best_epoch,
             "torch": torch.__version__,
         }
-        return Decoder(copy.deepcopy(self.best).cpu().eval(), self.vocabulary, dict(self.scaling), provenance)
+        return self._decoder(copy.deepcopy(self.best).cpu().eval(), provenance)
+
+    def _decoder(self, model: DecoderModel, provenance: dict[str, Any] | None = None) -> Decoder:
+        return Decoder(model, self.vocabulary, self.scaling, provenance or {}, self.session_scaling)
 
     def _settings(self) -> dict[str, Any]:
         """What must be the same for a run to go on."""
@@ -230,7 +235,7 @@ class Run:
             **to_json(self.config),
             "sessions": list(self.vocabulary.sessions),
             "units": len(self.vocabulary.units),
-            "scaling": {name: to_json(scaling) for name, scaling in self.scaling.items()},
+            "scalings": {name: to_json(scaling) for name, scaling in self.scaling.items()},
         }
 
     def _save(self) -> None:
