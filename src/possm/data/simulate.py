@@ -14,10 +14,12 @@ import datetime
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
+from possm.config import to_json
 from possm.data.intervals import Intervals
 from possm.data.population import (
     LAG_RANGE_S,
@@ -33,13 +35,12 @@ from possm.data.population import (
 from possm.data.reaching import TASKS, Reaching, ReachStyle, Task
 from possm.data.recording import Recording
 from possm.data.series import Signal, Spikes
-from possm.data.spiking import coloured_noise, rate_hz, shifted, spike_times
+from possm.data.spiking import private_noise, rate_hz, shared_noise, shifted, spike_times
 from possm.data.splits import chronological_split
 from possm.data.trajectory import Trajectory
 from possm.errors import ConfigError
 
 STEP_S = 0.005  # rates are sampled this often; spike times are continuous
-AROUSAL_TAU_S, NOISE_TAU_S, PRIVATE_TAU_S = 20.0, 0.2, 120.0
 FIRST_DAY = datetime.date(2000, 1, 1)
 
 # Every random stream of a simulation has a number of its own, so that none depends on how much another drew.
@@ -95,6 +96,26 @@ class SimulationConfig:
                 raise ConfigError("cannot simulate this", about=about, got=getattr(self, name), wanted=wanted)
 
 
+class Population(Protocol):
+    """The part of a configuration that says who the units are; all simulations share it."""
+
+    @property
+    def name(self) -> str:
+        """Begins every session and subject id."""
+
+    @property
+    def num_units(self) -> int:
+        """Units in every session."""
+
+    @property
+    def mean_rate_hz(self) -> float:
+        """Mean rate over units."""
+
+    @property
+    def drift(self) -> Drift:
+        """What changes from day to day."""
+
+
 def simulate_session(
     config: SimulationConfig, *, subject: int = 0, session: int = 0, seed: int = 0
 ) -> Recording:
@@ -112,13 +133,13 @@ def simulate_session(
         unit_ids=units.unit_ids,
         unit_columns={"electrode": units.electrode, "unit_number": units.unit_number, "neuron": units.neuron},
         spikes=_spikes(config, units, reaching, numbers),
-        signals=_signals(config, reaching.trajectory, _stream(_CLOCK, *numbers)),
+        signals=_signals(config, reaching.trajectory, stream(_CLOCK, *numbers)),
         intervals={
             "trials": reaching.trials,
             **{f"movement_phases.{name}": phase for name, phase in reaching.phases.items()},
         },
         domain=Intervals.of([(0.0, config.duration_s)]),
-        attributes=_attributes(config, *numbers),
+        attributes=session_facts(config, *numbers, task=f"{config.task}_reaching"),
     )
     return chronological_split(recording)
 
@@ -127,6 +148,14 @@ def simulate_dataset(
     config: SimulationConfig, *, num_subjects: int = 1, num_sessions: int = 1, seed: int = 0
 ) -> Iterator[Recording]:
     """`num_sessions` sessions in all, divided over the subjects as evenly as can be, one after the other."""
+    return (
+        simulate_session(config, subject=subject, session=day, seed=seed)
+        for subject, day in sessions_of(num_subjects, num_sessions)
+    )
+
+
+def sessions_of(num_subjects: int, num_sessions: int) -> list[tuple[int, int]]:
+    """Subject and day of each of `num_sessions` sessions, divided over the subjects as evenly as can be."""
     for name, value in {"num_subjects": num_subjects, "num_sessions": num_sessions}.items():
         if value < 1:
             raise ConfigError("nothing to simulate", about=name, got=value, wanted="1 or more")
@@ -138,49 +167,53 @@ def simulate_dataset(
             wanted=f"{num_subjects} or more, one for each subject",
         )
     days = [len(range(subject, num_sessions, num_subjects)) for subject in range(num_subjects)]
-    return (
-        simulate_session(config, subject=subject, session=day, seed=seed)
-        for subject in range(num_subjects)
-        for day in range(days[subject])
-    )
+    return [(subject, day) for subject in range(num_subjects) for day in range(days[subject])]
 
 
 def simulated_units(
     config: SimulationConfig, *, subject: int = 0, session: int = 0, seed: int = 0
 ) -> SimulatedUnits:
     """The ground truth of a session: its units in the row order of the recording, as they are on that day."""
-    _check_numbers(seed=seed, subject=subject, session=session)
-    axis = _stream(_AXIS, seed, subject, 0).uniform(0, np.pi)
+    units = drifted_units(config, subject=subject, session=session, seed=seed)
+    return units.where(np.lexsort((units.neuron, units.electrode)))
+
+
+def drifted_units(config: Population, *, subject: int = 0, session: int = 0, seed: int = 0) -> SimulatedUnits:
+    """The units of a session in the order they were drawn: a newcomer stands where the lost unit stood."""
+    check_numbers(seed=seed, subject=subject, session=session)
+    axis = stream(_AXIS, seed, subject, 0).uniform(0, np.pi)
 
     def fresh(day: int) -> SimulatedUnits:
-        rng = _stream(_UNITS, seed, subject, day)
+        rng = stream(_UNITS, seed, subject, day)
         units = draw_units(config.num_units, mean_rate_hz=config.mean_rate_hz, axis_rad=axis, rng=rng)
         units.neuron[:] += day * config.num_units
         return units
 
     units = fresh(0)
     for day in range(1, session + 1):
-        rng = _stream(_DRIFT, seed, subject, day)
+        rng = stream(_DRIFT, seed, subject, day)
         units = drift_units(units, drift=config.drift, newcomers=fresh(day), rng=rng)
-    return units.where(np.lexsort((units.neuron, units.electrode)))
+    return units
 
 
 def simulated_reaching(
     config: SimulationConfig, *, subject: int = 0, session: int = 0, seed: int = 0
 ) -> Reaching:
     """The movement of a session, exact at any time, with its trials and phases."""
-    _check_numbers(seed=seed, subject=subject, session=session)
-    rng = _stream(_REACHING, seed, subject, session)
+    check_numbers(seed=seed, subject=subject, session=session)
+    rng = stream(_REACHING, seed, subject, session)
     return TASKS[config.task](config.duration_s, style=config.style, rng=rng)
 
 
-def _check_numbers(**numbers: int) -> None:
+def check_numbers(**numbers: int) -> None:
+    """Raise unless every number is 0 or more."""
     for name, value in numbers.items():
         if value < 0:
             raise ConfigError("not a number of a simulation", about=name, got=value, wanted="0 or more")
 
 
-def _stream(purpose: int, seed: int, subject: int, session: int) -> np.random.Generator:
+def stream(purpose: int, seed: int, subject: int, session: int) -> np.random.Generator:
+    """Random numbers that belong to one purpose of one session, and to nothing else."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(purpose, subject, session)))
 
 
@@ -193,36 +226,20 @@ def _spikes(
     around_s = (np.arange(number + 2 * margin) - margin) * step_s
     movement = config.tuning * movement_latents(reaching, around_s)
     internal = config.tuning * internal_latents(reaching, around_s[margin : margin + number])
-    rng, spike_rng = _stream(_NOISE, *numbers), _stream(_SPIKES, *numbers)
-    shared = _shared_noise(config, number, step_s, rng)
+    rng, spike_rng = stream(_NOISE, *numbers), stream(_SPIKES, *numbers)
+    shared = shared_noise(number, config.noise, num_fast=NUM_NOISE, step_s=step_s, rng=rng)
     times = []
     for i in range(len(units)):
         ahead = margin + units.lag_s[i] / step_s
         drive = shifted(movement @ units.movement_loading[i], ahead, number)
         drive += internal @ units.internal_loading[i] + shared @ units.noise_gain[i]
-        drive += _private_noise(config, number, rng)
+        drive += private_noise(number, config.private_noise, duration_s=config.duration_s, rng=rng)
         rate = rate_hz(drive, units.mean_rate_hz[i])
         times.append(spike_times(rate, step_s=step_s, refractory_s=units.refractory_s[i], rng=spike_rng))
     unit = np.repeat(np.arange(len(units)), [len(t) for t in times])
     merged = np.concatenate(times)
     order = np.argsort(merged, kind="stable")
     return Spikes(merged[order], unit[order])
-
-
-def _shared_noise(
-    config: SimulationConfig, number: int, step_s: float, rng: np.random.Generator
-) -> np.ndarray:
-    """(steps, 1 + NUM_NOISE): arousal, then the fast dimensions, together of the configured deviation."""
-    arousal = coloured_noise((number, 1), step_s=step_s, tau_s=AROUSAL_TAU_S, rng=rng)
-    fast = coloured_noise((number, NUM_NOISE), step_s=step_s, tau_s=NOISE_TAU_S, rng=rng)
-    return config.noise * np.concatenate([arousal, fast / math.sqrt(NUM_NOISE)], axis=1)
-
-
-def _private_noise(config: SimulationConfig, number: int, rng: np.random.Generator) -> np.ndarray:
-    """(steps,) a change so slow that two samples a minute carry it."""
-    knots = max(int(config.duration_s / 30), 1) + 1
-    slow = coloured_noise((2 * knots, 1), step_s=30.0, tau_s=PRIVATE_TAU_S, rng=rng)[:knots, 0]
-    return config.private_noise * np.interp(np.linspace(0, knots - 1, number), np.arange(knots), slow)
 
 
 def _signals(config: SimulationConfig, trajectory: Trajectory, rng: np.random.Generator) -> dict[str, Signal]:
@@ -242,16 +259,19 @@ def _signals(config: SimulationConfig, trajectory: Trajectory, rng: np.random.Ge
     return {"cursor.pos": signal(position, "cm"), "cursor.vel": signal(velocity, "cm/s")}
 
 
-def _attributes(config: SimulationConfig, seed: int, subject: int, session: int) -> dict[str, str | float]:
+def session_facts(
+    config: Population, seed: int, subject: int, session: int, *, task: str
+) -> dict[str, str | float]:
+    """The attributes of a simulated session; its configuration is among them as JSON."""
     day = FIRST_DAY + datetime.timedelta(days=session)
     return {
         "brainset.id": f"{config.name}_simulated",
         "brainset.description": "simulated motor cortex, not a recording of an animal",
         "session.recording_date": f"{day.isoformat()} 00:00:00",
-        "session.task": f"{config.task}_reaching",
+        "session.task": task,
         "subject.species": "simulated",
         "device.id": f"{config.name}-s{subject:02d}",
         "device.recording_tech": "simulated",
         "simulation.seed": float(seed),
-        "simulation.config": json.dumps(asdict(config)),
+        "simulation.config": json.dumps(to_json(config)),
     }

@@ -6,6 +6,7 @@ import numpy as np
 
 MAX_RATE_HZ = 150.0
 """No unit fires faster, however strong its drive."""
+AROUSAL_TAU_S, NOISE_TAU_S, PRIVATE_TAU_S = 20.0, 0.2, 120.0
 
 
 def coloured_noise(
@@ -21,6 +22,22 @@ def coloured_noise(
     spectrum[:, 0] = 0.0
     noise = np.fft.irfft(spectrum, steps)
     return np.ascontiguousarray(noise.T / np.maximum(noise.std(axis=1), 1e-12))
+
+
+def shared_noise(
+    steps: int, deviation: float, *, num_fast: int, step_s: float, rng: np.random.Generator
+) -> np.ndarray:
+    """(steps, 1 + num_fast): arousal of the given deviation, and fast dimensions that have it together."""
+    arousal = coloured_noise((steps, 1), step_s=step_s, tau_s=AROUSAL_TAU_S, rng=rng)
+    fast = coloured_noise((steps, num_fast), step_s=step_s, tau_s=NOISE_TAU_S, rng=rng)
+    return deviation * np.concatenate([arousal, fast / np.sqrt(num_fast)], axis=1)
+
+
+def private_noise(steps: int, deviation: float, *, duration_s: float, rng: np.random.Generator) -> np.ndarray:
+    """(steps,) a change of one unit so slow that two samples a minute carry it."""
+    knots = max(int(duration_s / 30), 1) + 1
+    slow = coloured_noise((2 * knots, 1), step_s=30.0, tau_s=PRIVATE_TAU_S, rng=rng)[:knots, 0]
+    return np.asarray(deviation * np.interp(np.linspace(0, knots - 1, steps), np.arange(knots), slow))
 
 
 def shifted(series: np.ndarray, by_steps: float, number: int) -> np.ndarray:
