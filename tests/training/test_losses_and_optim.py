@@ -73,18 +73,20 @@ def test_schedule_of_a_very_short_run(total):
 
 def test_only_matrices_are_decayed():
     model = Possm(toys.tiny_config(), num_units=5, num_sessions=2)
-    decayed, kept = make_optimizer(model, OptimConfig(weight_decay=0.3)).param_groups
+    decayed, plain, tables = make_optimizer(model, OptimConfig(weight_decay=0.3)).param_groups
     names = {id(p): name for name, p in model.named_parameters()}
     assert {names[id(p)].rsplit(".", 1)[-1] for p in decayed["params"]} == {
         "weight",
         "weight_ih_l0",
         "weight_hh_l0",
     }
-    kept_names = {names[id(p)] for p in kept["params"]}
-    assert {"token.unit.weight", "session.weight", "readouts.@vel.behavior.weight"} <= kept_names
-    assert {"encoder.latent", "encoder.norm_token.weight", "encoder.to_out.bias"} <= kept_names
-    assert len(decayed["params"]) + len(kept["params"]) == len(names)
-    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.3, 0.0)
+    by_row = {"token.unit.weight", "token.kind.weight", "session.weight", "readouts.@vel.behavior.weight"}
+    assert {names[id(p)] for p in tables["params"]} == by_row
+    plain_names = {names[id(p)] for p in plain["params"]}
+    assert {"encoder.latent", "encoder.norm_token.weight", "encoder.to_out.bias"} <= plain_names
+    assert len(decayed["params"]) + len(plain_names) + len(by_row) == len(names)
+    assert [group["weight_decay"] for group in (decayed, plain, tables)] == [0.3, 0.0, 0.0]
+    assert [group["rows"] for group in (decayed, plain, tables)] == [False, False, True]
 
 
 def test_frozen_parameters_are_left_alone():

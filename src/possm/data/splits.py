@@ -46,9 +46,9 @@ def chronological_split(
     kept = (recording.domain if within is None else recording.domain & within) | Intervals.of([])
     if not len(kept):
         raise RecordingError("there is no time to split", about=recording.name, got=kept)
-    whole = bool((kept.end_s - kept.start_s).max() < SHORT * kept.total_s)
+    whole = stays_whole(kept)
     targets = (fractions[0] * kept.total_s, (fractions[0] + fractions[1]) * kept.total_s)
-    cuts = [_cut(recording, kept, target, whole) for target in targets]
+    cuts = [cut_time(recording, kept, target, whole) for target in targets]
     edges = [kept.start_s[0], *cuts, kept.end_s[-1]]
     parts = {}
     for k, name in enumerate(SPLITS):
@@ -65,8 +65,14 @@ def chronological_split(
     return replace(recording, intervals={**recording.intervals, **parts})
 
 
-def _cut(recording: Recording, kept: Intervals, target_s: float, whole: bool) -> float:
-    """The time at which `target_s` of kept time have passed."""
+def stays_whole(kept: Intervals) -> bool:
+    """Whether this is many short intervals, none of which a cut should go through."""
+    return bool((kept.end_s - kept.start_s).max() < SHORT * kept.total_s)
+
+
+def cut_time(recording: Recording, kept: Intervals, target_s: float, whole: bool) -> float:
+    """The time at which `target_s` of kept time have passed, on the edge of a bin if it has bins; where
+    intervals stay whole, the start of the one that holds it."""
     passed = np.cumsum(kept.end_s - kept.start_s)
     k = min(int(np.searchsorted(passed, target_s + 1e-9, side="right")), len(kept) - 1)
     if whole:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
+from possm.config import require
 from possm.data.recording import Recording
 from possm.errors import CheckpointError, ConfigError
 
 BLANK_UNIT = ""
 """Name of unit row 0, the blank unit that stands in for an empty chunk."""
+DATE = "session.recording_date"
+"""Attribute of a recording: when it was made."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,14 @@ class Vocabulary:
     """``session_id`` by row."""
     subjects: dict[str, str] = field(default_factory=dict)
     """Session -> subject, where known."""
+    electrodes: tuple[str, ...] = ()
+    """The electrode each unit was recorded on, by row: "" where unknown, and empty if none is known."""
+    dates: dict[str, str] = field(default_factory=dict)
+    """Session -> recording date as the file gives it, where it does."""
+
+    def __post_init__(self) -> None:
+        fits = len(self.electrodes) in (0, len(self.units))
+        require(fits, "electrodes", len(self.electrodes), f"none, or one for each of {len(self.units)} units")
 
     @classmethod
     def of(cls, recordings: Iterable[Recording]) -> Vocabulary:
@@ -38,6 +49,7 @@ class Vocabulary:
             ConfigError: Two recordings are of one session, or its id contains a slash.
         """
         units, sessions, subjects = list(self.units), list(self.sessions), dict(self.subjects)
+        electrodes, dates = list(self.electrodes or [""] * len(units)), dict(self.dates)
         for recording in recordings:
             if recording.session_id in sessions:
                 raise ConfigError(
@@ -54,9 +66,45 @@ class Vocabulary:
                 )
             sessions.append(recording.session_id)
             units.extend(recording.global_unit_ids)
+            electrodes.extend(electrodes_of(recording))
             if recording.subject_id is not None:
                 subjects[recording.session_id] = recording.subject_id
-        return Vocabulary(tuple(units), tuple(sessions), subjects)
+            if DATE in recording.attributes:
+                dates[recording.session_id] = str(recording.attributes[DATE])
+        known = tuple(electrodes) if any(electrodes) else ()
+        return Vocabulary(tuple(units), tuple(sessions), subjects, known, dates)
+
+    def with_units(self, recordings: Iterable[Recording]) -> Vocabulary:
+        """This vocabulary and rows for the units it lacks of sessions it knows."""
+        units, electrodes = list(self.units), list(self.electrodes or [""] * len(self.units))
+        for recording in recordings:
+            for unit, electrode in zip(recording.global_unit_ids, electrodes_of(recording), strict=True):
+                if unit not in self._unit_rows:
+                    units.append(unit)
+                    electrodes.append(electrode)
+        known = tuple(electrodes) if any(electrodes) else ()
+        return replace(self, units=tuple(units), electrodes=known)
+
+    def only(self, sessions: Iterable[str]) -> tuple[Vocabulary, np.ndarray, np.ndarray]:
+        """What is known of some sessions.
+
+        Returns:
+            Their vocabulary, in the order of this one; and the rows of this one that it keeps: units (the
+            blank one among them) and sessions, both int64.
+        """
+        wanted = set(sessions)
+        session_rows = [row for row, name in enumerate(self.sessions) if name in wanted]
+        unit_rows = [0]
+        unit_rows += [row for row, unit in enumerate(self.units) if row and unit.split("/", 1)[0] in wanted]
+        kept = tuple(self.sessions[row] for row in session_rows)
+        vocabulary = Vocabulary(
+            tuple(self.units[row] for row in unit_rows),
+            kept,
+            {name: subject for name, subject in self.subjects.items() if name in wanted},
+            tuple(self.electrodes[row] for row in unit_rows) if self.electrodes else (),
+            {name: date for name, date in self.dates.items() if name in wanted},
+        )
+        return vocabulary, np.array(unit_rows, np.int64), np.array(session_rows, np.int64)
 
     def session_row(self, session_id: str) -> int:
         """Row of a session.
@@ -95,3 +143,11 @@ class Vocabulary:
     @cached_property
     def _session_rows(self) -> dict[str, int]:
         return {session: row for row, session in enumerate(self.sessions)}
+
+
+def electrodes_of(recording: Recording) -> list[str]:
+    """The electrode of every unit as the recording names it, "" where it says nothing."""
+    column = recording.unit_columns.get("electrode")
+    if column is None:
+        return [""] * recording.num_units
+    return [name.decode() if isinstance(name, bytes) else str(name) for name in np.asarray(column).tolist()]

@@ -14,7 +14,9 @@ from pathlib import Path
 from possm.data.recording import Recording
 from possm.training.config import Progress, TrainConfig, TrainResult
 from possm.training.memory import keep_freed_memory
+from possm.training.preflight import check_run
 from possm.training.run import Run
+from possm.training.start import fresh_start
 
 __all__ = ["Progress", "TrainConfig", "TrainResult", "train"]
 
@@ -39,10 +41,5 @@ def train(
         ConfigError: The folder holds a run of other settings, or the loss became NaN.
     """
     keep_freed_memory()
-    run = Run(recordings, config, Path(out))
-    run.restore()
-    while run.epoch < run.epochs:
-        run.train_epoch(progress)
-        if run.epoch % run.valid_every == 0 or run.epoch == run.epochs:
-            run.validate(progress)
-    return run.finish()
+    check_run(recordings, config, chunk_ms=config.decoder.chunk_ms)
+    return Run(fresh_start(recordings, config), Path(out)).run(progress)

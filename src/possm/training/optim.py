@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from possm.config import require
+from possm.training.rows import RowAdamW, tables_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,20 +37,36 @@ class OptimConfig:
         require(0 <= self.ema < 1, "ema", self.ema, "0 or more, below 1")
 
 
-def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """AdamW over two groups: the matrices of linear and recurrent layers, and everything else, not decayed.
+def make_optimizer(
+    model: nn.Module,
+    config: OptimConfig,
+    *,
+    anchors: Mapping[Any, Tensor] | None = None,
+    anchor_decay: float = 0.0,
+) -> RowAdamW:
+    """AdamW over three groups: the matrices of linear and recurrent layers; tables, whose rows are trained
+    only where a batch has them; and everything else. The latter two are not decayed.
 
-    Everything else is embeddings and the latent, norms, biases, and what sets the time constants of a
-    state-space backbone, which decay would pull towards constants nobody chose.
+    Everything else is the latent, norms, biases, and what sets the time constants of a state-space backbone,
+    which decay would pull towards constants nobody chose.
+
+    Args:
+        model: What is trained; weights that are frozen by now are left out.
+        config: Rate and decay.
+        anchors: Where weights are pulled to, and
+        anchor_decay: How much, see `RowAdamW`.
     """
     layers = [module for module in model.modules() if isinstance(module, (nn.Linear, nn.RNNBase))]
     matrices = {id(p) for layer in layers for p in layer.parameters(recurse=False) if p.ndim >= 2}
+    tables = {id(p) for p in tables_of(model)}
     trained = [p for p in model.parameters() if p.requires_grad]
+    plain = [p for p in trained if id(p) not in matrices | tables]
     groups = [
         {"params": [p for p in trained if id(p) in matrices], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if id(p) not in matrices], "weight_decay": 0.0},
+        {"params": plain, "weight_decay": 0.0},
+        {"params": [p for p in trained if id(p) in tables], "weight_decay": 0.0, "rows": True},
     ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate)
+    return RowAdamW(groups, lr=config.learning_rate, anchors=anchors, anchor_decay=anchor_decay)
 
 
 def learning_rate(step: int, total_steps: int, config: OptimConfig) -> float:

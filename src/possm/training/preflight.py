@@ -6,6 +6,7 @@ import difflib
 import logging
 import math
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,10 +16,24 @@ from possm.errors import ConfigError, RecordingError
 from possm.evaluation.score import evaluation_intervals, targets_at
 from possm.model.decoder import BehaviorConfig
 
+if TYPE_CHECKING:
+    from possm.training.config import TrainConfig
+
 logger = logging.getLogger(__name__)
 
 SAME_CLOCK = 1e-5
 """Relative difference up to which bins and chunks share a clock; float32 time stamps are off by 1e-7."""
+
+
+def check_run(recordings: Sequence[Recording], config: TrainConfig, *, chunk_ms: int) -> None:
+    """Whether a run can be what its settings say.
+
+    Raises:
+        RecordingError, ConfigError: As `check_recordings`; or a setting names intervals that none has.
+    """
+    behaviors, within = config.behavior, config.evaluate_within
+    check_recordings(recordings, behaviors=behaviors, chunk_ms=chunk_ms, within=within)
+    check_names("interval_weights", config.interval_weights, {i for r in recordings for i in r.intervals})
 
 
 def check_recordings(

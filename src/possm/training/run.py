@@ -8,7 +8,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +19,20 @@ from possm.checkpoint import Decoder, save_decoder
 from possm.config import to_json
 from possm.data.files import atomic_path
 from possm.data.loader import SampleMaker, training_batches
-from possm.data.recording import Recording
-from possm.data.scaling import fit_scalings
-from possm.data.vocabulary import Vocabulary
 from possm.data.windows import random_windows
-from possm.decoders import build_decoder
 from possm.errors import ConfigError, PossmError, RecordingError
 from possm.evaluation.score import evaluate
 from possm.model.contract import DecoderModel
 from possm.training.config import (
-    DEFAULT_STEPS,
     DEFAULT_VALIDATIONS,
     Progress,
-    TrainConfig,
     TrainResult,
 )
 from possm.training.losses import total_loss
 from possm.training.memory import peak_memory_mb
 from possm.training.optim import learning_rate, make_optimizer, update_average
-from possm.training.preflight import behavior_configs, check_names, check_recordings
 from possm.training.resume import load_run, save_run
+from possm.training.start import Phase, Start
 
 logger = logging.getLogger(__name__)
 
@@ -51,30 +44,23 @@ PROGRESS = ("epoch", "step", "windows", "best_r2", "best_epoch", "wall_s", "cpu_
 class Run:
     """The moving parts of one run."""
 
-    def __init__(self, recordings: Sequence[Recording], config: TrainConfig, out: Path) -> None:
-        check_recordings(
-            recordings,
-            behaviors=config.behavior,
-            chunk_ms=config.decoder.chunk_ms,
-            within=config.evaluate_within,
-        )
-        check_names("interval_weights", config.interval_weights, {i for r in recordings for i in r.intervals})
-        self.recordings, self.out = recordings, out
-        behaviors = behavior_configs(recordings, config.behavior)
-        self.config = replace(config, decoder=replace(config.decoder, behaviors=behaviors))
-        self.vocabulary = Vocabulary.of(recordings)
-        self.scaling, self.session_scaling = fit_scalings(recordings, config.behavior, by=config.scaling)
+    def __init__(self, start: Start, out: Path) -> None:
+        self.begin, self.recordings, self.out = start, start.recordings, out
+        self.config = config = start.config
+        self.vocabulary = start.vocabulary
+        self.scaling, self.session_scaling = start.scaling, start.session_scaling
         self.device = _device(config.device)
-        torch.manual_seed(config.seed)
-        sizes = {"num_units": len(self.vocabulary.units), "num_sessions": len(self.vocabulary.sessions)}
-        self.model = build_decoder(self.config.decoder, **sizes).to(self.device)
+        self.model = start.model.to(self.device)
         self.average = copy.deepcopy(self.model)
         self.best = copy.deepcopy(self.model)
-        self.optimizer = make_optimizer(self.model, config.optim)
+        anchors = {p: p.detach().clone() for p in self.model.parameters()} if start.anchor_decay else {}
+        self.optimizer = make_optimizer(
+            self.model, config.optim, anchors=anchors, anchor_decay=start.anchor_decay
+        )
         self.maker = SampleMaker(
-            recordings=recordings,
+            recordings=self.recordings,
             vocabulary=self.vocabulary,
-            scaling=self.scaling,
+            scaling={name: self.scaling[name] for name in config.behavior},
             session_scaling=self.session_scaling,
             chunk_ms=self.config.decoder.chunk_ms,
             lead_ms=self.config.decoder.effective_lead_ms,
@@ -82,14 +68,16 @@ class Run:
             augment=config.augment,
         )
         steps = self._steps_per_epoch()
-        self.epochs = config.epochs or math.ceil(DEFAULT_STEPS / steps)
+        self.epochs = max(config.epochs or math.ceil(start.steps / steps), len(start.phases))
         self.valid_every = config.valid_every or math.ceil(self.epochs / DEFAULT_VALIDATIONS)
         self.total_steps = self.epochs * steps
+        self.phase_ends = phase_ends(start.phases, self.epochs)
         self.epoch = self.best_epoch = self.step = self.windows = 0
         self.best_r2, self.wall_s = -math.inf, 0.0
         self.cpu_s = 0.0
         self.started, self.started_cpu = time.perf_counter(), time.process_time()
         self.metrics: list[dict[str, Any]] = []
+        self.epoch_loss: float | None = None
 
     def restore(self) -> None:
         """Go on where this folder's run stopped, if there is one."""
@@ -101,8 +89,32 @@ class Run:
             logger.info("resumed %s at epoch %d", self.out, self.epoch)
         _write(self.out / "config.json", json.dumps(to_json(self.config), indent=1))
 
+    @property
+    def done(self) -> bool:
+        """Whether all epochs are over, or nothing has become better for long."""
+        patience, last_phase = self.begin.patience, self.phase_ends[-2] if len(self.phase_ends) > 1 else 0
+        if patience is not None and self.epoch % self.valid_every == 0:
+            stale = self.epoch - max(self.best_epoch, last_phase)
+            if stale >= patience * self.valid_every:
+                return True
+        return self.epoch >= self.epochs
+
+    def run(self, progress: Callable[[Progress], None] | None) -> TrainResult:
+        """Go on where this folder's run stopped, to the end."""
+        self.restore()
+        if self.begin.score_first and not self.metrics:
+            self.validate(progress)
+        while not self.done:
+            self.train_epoch(progress)
+            if self.epoch % self.valid_every == 0 or self.epoch == self.epochs:
+                self.validate(progress)
+        return self.finish()
+
     def train_epoch(self, progress: Callable[[Progress], None] | None) -> None:
         """One pass over the training intervals."""
+        phase = self._phase()
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(phase.trained is None or name in phase.trained)
         self.model.train()
         losses = []
         for batch in self._batches():
@@ -137,12 +149,12 @@ class Run:
         cpu = time.process_time()
         self.cpu_s, self.started_cpu = self.cpu_s + cpu - self.started_cpu, cpu
         row = {"epoch": self.epoch, "step": self.step, "train_loss": self.epoch_loss, "valid_r2": valid_r2}
-        row |= {"learning_rate": self._rate(self.step - 1), "wall_s": self.wall_s}
+        row |= {"learning_rate": self._rate(max(0, self.step - 1)), "wall_s": self.wall_s}
         row |= {f"valid_r2/{r.session}/{r.behavior}": r.r2 for r in rows}
         self.metrics.append(row)
         self._save()
         if progress is not None:
-            progress(self._progress(self.epoch_loss, valid_r2))
+            progress(self._progress(math.nan if self.epoch_loss is None else self.epoch_loss, valid_r2))
 
     def finish(self) -> TrainResult:
         """Write the summary; the same command run again finds the run complete and changes nothing."""
@@ -181,6 +193,7 @@ class Run:
             )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        self._keep_rows()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
         self.optimizer.step()
         update_average(self.average, self.model, self.step, self.config.optim)
@@ -204,8 +217,29 @@ class Run:
             raise ConfigError("the train split holds no window", fix="shorten window_s")
         return math.ceil(len(windows) / self.config.batch_size)
 
+    def _phase(self) -> Phase:
+        """That of the next epoch."""
+        number = int(np.searchsorted(self.phase_ends, self.epoch, side="right"))
+        return self.begin.phases[min(number, len(self.begin.phases) - 1)]
+
+    def _keep_rows(self) -> None:
+        """Only the rows of this phase have a gradient."""
+        parameters = dict(self.model.named_parameters())
+        for name, rows in self._phase().rows.items():
+            gradient = parameters[name].grad
+            if gradient is not None:
+                kept = gradient[rows]
+                gradient.zero_()[rows] = kept
+
     def _rate(self, step: int) -> float:
-        return learning_rate(min(step, self.total_steps - 1), self.total_steps, self.config.optim)
+        """Every phase has a schedule of its own."""
+        steps = self.total_steps // self.epochs
+        step = min(step, self.total_steps - 1)
+        number = int(np.searchsorted(self.phase_ends, step // steps, side="right"))
+        first = self.phase_ends[number - 1] if number else 0
+        length = (self.phase_ends[number] - first) * steps
+        rate = learning_rate(step - first * steps, length, self.config.optim)
+        return rate * self.begin.phases[number].rate
 
     def _bf16(self) -> bool:
         wanted = self.config.precision
@@ -223,6 +257,7 @@ class Run:
             "best_valid_r2": self.best_r2,
             "epoch": self.best_epoch,
             "torch": torch.__version__,
+            **self.begin.provenance,
         }
         return self._decoder(copy.deepcopy(self.best).cpu().eval(), provenance)
 
@@ -236,6 +271,7 @@ class Run:
             "sessions": list(self.vocabulary.sessions),
             "units": len(self.vocabulary.units),
             "scalings": {name: to_json(scaling) for name, scaling in self.scaling.items()},
+            **self.begin.settings,
         }
 
     def _save(self) -> None:
@@ -253,6 +289,13 @@ class Run:
 
     def _write_metrics(self) -> None:
         _write(self.out / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in self.metrics))
+
+
+def phase_ends(phases: Sequence[Phase], epochs: int) -> list[int]:
+    """The epoch at which each phase ends; each has one at least, as long as there are as many epochs."""
+    ends = np.round(np.cumsum([phase.share for phase in phases]) / sum(p.share for p in phases) * epochs)
+    number = len(phases)
+    return [int(min(max(end, i + 1), epochs - (number - 1 - i))) for i, end in enumerate(ends)]
 
 
 def _device(name: str) -> torch.device:

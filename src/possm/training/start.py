@@ -1,0 +1,84 @@
+"""Where a run starts from and what it may change: random weights, or a decoder that is adapted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from possm.data.recording import Recording
+from possm.data.scaling import Scaling, fit_scalings
+from possm.data.vocabulary import Vocabulary
+from possm.decoders import build_decoder
+from possm.model.contract import DecoderModel
+from possm.training.config import DEFAULT_STEPS, TrainConfig
+from possm.training.preflight import behavior_configs
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of a run with its own trained weights and its own learning-rate schedule."""
+
+    name: str
+    share: float = 1.0
+    """Of the epochs of the run."""
+    trained: frozenset[str] | None = None
+    """Names of the parameters that change; None is all."""
+    rows: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """Parameter -> (n,) int64 the rows of it that change; all of a parameter that is not here."""
+    rate: float = 1.0
+    """Learning rate, as a multiple of the run's."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Start:
+    """Everything a run begins with."""
+
+    recordings: Sequence[Recording]
+    config: TrainConfig
+    """With the behaviors of the decoder filled in."""
+    model: DecoderModel
+    vocabulary: Vocabulary
+    scaling: dict[str, Scaling]
+    """By behavior, of the whole decoder; `config.behavior` names what this run trains."""
+    session_scaling: dict[str, dict[str, Scaling]] = field(default_factory=dict)
+    phases: tuple[Phase, ...] = (Phase("all"),)
+    steps: int = DEFAULT_STEPS
+    """About how many a run without `config.epochs` makes."""
+    score_first: bool = False
+    """Whether the weights of the start are validated, and so may be the best."""
+    patience: int | None = None
+    """Validations without a better score after which the last phase ends early; None never does."""
+    anchor_decay: float = 0.0
+    """How much trained weights are pulled back to where they started, see `RowAdamW`."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """Goes into that of the decoder."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """What else must be the same for an interrupted run to go on."""
+
+
+def fresh_start(recordings: Sequence[Recording], config: TrainConfig) -> Start:
+    """Random weights for these recordings, which have been checked.
+
+    Raises:
+        RecordingError: A behavior is missing, or has no scaling.
+        ConfigError: A behavior differs in size between recordings, or a session is there twice.
+    """
+    behaviors = behavior_configs(recordings, config.behavior)
+    config = replace(config, decoder=replace(config.decoder, behaviors=behaviors))
+    vocabulary = Vocabulary.of(recordings)
+    scaling, session_scaling = fit_scalings(recordings, config.behavior, by=config.scaling)
+    torch.manual_seed(config.seed)
+    sizes = {"num_units": len(vocabulary.units), "num_sessions": len(vocabulary.sessions)}
+    model = build_decoder(config.decoder, **sizes)
+    model.fit_inputs(recordings, vocabulary)
+    return Start(
+        recordings=recordings,
+        config=config,
+        model=model,
+        vocabulary=vocabulary,
+        scaling=scaling,
+        session_scaling=session_scaling,
+    )
