@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from possm.config import from_json, to_json
 from possm.data.files import atomic_path
+from possm.data.labels import softmax
 from possm.data.scaling import Scaling, scaling_of
 from possm.data.vocabulary import Vocabulary
 from possm.decoders import DECODERS, build_decoder, kind_of
@@ -59,6 +61,19 @@ class Decoder:
     def scaling_of(self, session_id: str) -> dict[str, Scaling]:
         """By behavior, for one session."""
         return scaling_of(session_id, self.scaling, self.session_scaling)
+
+    @property
+    def classes(self) -> dict[str, tuple[str, ...]]:
+        """By category behavior: names of the classes, in the order of its answers."""
+        behaviors = self.config.behaviors.items()
+        return {name: b.classes for name, b in behaviors if b.readout == "category"}
+
+    def physical(self, session_id: str, behavior: str, answers: np.ndarray) -> np.ndarray:
+        """Answers of the model, (Q, D) scaled, in the physical unit of the behavior; of a category, logits as
+        probabilities."""
+        if behavior in self.classes:
+            return softmax(answers)
+        return self.scaling_of(session_id)[behavior].invert(answers)
 
     @cached_property
     def hash(self) -> str:
@@ -118,7 +133,7 @@ def _fill(model: DecoderModel, weights: dict[str, Tensor], path: Path) -> None:
             f"{name}: file {got.get(name)}, decoder {wanted.get(name)}" for name, _ in differing
         )
         raise CheckpointError("the weights do not fit the architecture", about=path, got=lines)
-    dtype = next(iter(weights.values())).dtype
+    dtype = next(tensor.dtype for tensor in weights.values() if tensor.is_floating_point())
     model.to(dtype).load_state_dict(weights)
 
 

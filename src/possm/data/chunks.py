@@ -61,6 +61,13 @@ def query_chunks(times_s: np.ndarray, edges_s: np.ndarray, *, lead_s: float) -> 
     return chunk.astype(np.int64), (times_s - edges_s[inside + 1]).astype(np.float32)
 
 
+def class_times(edges_s: np.ndarray, interval: tuple[float, float], *, lead_s: float) -> np.ndarray:
+    """When the class of an interval is asked, once per chunk as in a stream: (n,) the first time that each
+    chunk answers for which starts in the interval."""
+    starts_s, (begin_s, end_s) = edges_s[:-1] + EDGE_TOLERANCE_S, interval
+    return edges_s[:-1][(starts_s >= begin_s) & (starts_s < end_s)] + lead_s
+
+
 @dataclass(frozen=True)
 class Sample:
     """One sequence on its way into a batch."""

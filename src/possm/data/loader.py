@@ -11,7 +11,16 @@ import numpy as np
 
 from possm.batch import Batch, Queries, Targets, Tokens
 from possm.data.augment import AugmentConfig, augment_tokens
-from possm.data.chunks import EDGE_TOLERANCE_S, Sample, chunk_edges_s, chunk_tokens, collate, query_chunks
+from possm.data.chunks import (
+    EDGE_TOLERANCE_S,
+    Sample,
+    chunk_edges_s,
+    chunk_tokens,
+    class_times,
+    collate,
+    query_chunks,
+)
+from possm.data.labels import TrialClasses, as_labels, class_numbers
 from possm.data.recording import Recording
 from possm.data.scaling import Scaling, ScalingTable, scaling_of
 from possm.data.vocabulary import Vocabulary
@@ -30,6 +39,8 @@ class SampleMaker:
     lead_ms: int
     session_scaling: ScalingTable = field(default_factory=dict)
     """Session -> behavior -> scaling, where a session has its own."""
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """By category behavior: what is asked, and the order of its classes."""
     interval_weights: Mapping[str, float] = field(default_factory=dict)
     """Loss weight of samples inside a named interval; overlapping ones multiply, elsewhere it is 1."""
     augment: AugmentConfig = AugmentConfig()
@@ -54,6 +65,7 @@ class SampleMaker:
         recording = self.recordings[window.recording]
         edges_s = self.edges_s(window, num_chunks)
         asked = {name: self._ask(recording, window, name, edges_s) for name in self.scaling}
+        asked |= {name: self._ask_class(window, name, edges_s) for name in self.classes}
         return Sample(
             self.tokens(window, edges_s, rng=rng),
             self.vocabulary.session_row(recording.session_id),
@@ -95,6 +107,36 @@ class SampleMaker:
         scaled = self.scaling_of(recording.session_id)[behavior].apply(values[good])
         weights = self._weights(recording, times_s[good])
         return Queries(chunk[good], relative_s[good]), Targets(scaled, weights)
+
+    def _ask_class(self, window: Window, behavior: str, edges_s: np.ndarray) -> tuple[Queries, Targets]:
+        """A signal of classes is asked at its samples; trials once per chunk, and a chunk is of the trial that
+        holds its start."""
+        recording, lead_s = self.recordings[window.recording], self.lead_ms / 1000
+        if behavior in recording.signals:
+            until_s = min(edges_s[-1] + lead_s, window.limit_s)
+            signal = recording.signals[behavior].slice(edges_s[0] - EDGE_TOLERANCE_S, until_s)
+            asked_s = inside_s = signal.times_s
+            about = f"{recording.name}, '{behavior}'"
+            number = class_numbers(as_labels(signal.values), self.classes[behavior], about=about)
+        else:
+            asked_s = class_times(edges_s, (edges_s[0], window.limit_s), lead_s=lead_s)
+            inside_s = asked_s - lead_s + EDGE_TOLERANCE_S
+            number = self.trials(window.recording, behavior).at(inside_s)
+        chunk, relative_s = query_chunks(asked_s, edges_s, lead_s=lead_s)
+        good = (chunk >= 0) & (chunk < len(edges_s) - 1) & (number >= 0)
+        weights = self._weights(recording, inside_s[good])
+        return Queries(chunk[good], relative_s[good]), Targets(number[good], weights)
+
+    def trials(self, recording: int, behavior: str) -> TrialClasses:
+        """The trials of a recording and their classes."""
+        if (recording, behavior) not in self._trials:
+            made = TrialClasses.of(self.recordings[recording], behavior, self.classes[behavior])
+            self._trials[recording, behavior] = made
+        return self._trials[recording, behavior]
+
+    @cached_property
+    def _trials(self) -> dict[tuple[int, str], TrialClasses]:
+        return {}
 
     def _weights(self, recording: Recording, times_s: np.ndarray) -> np.ndarray:
         weights = np.ones(len(times_s), np.float32)

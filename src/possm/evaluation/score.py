@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,12 +13,14 @@ import torch
 
 from possm.batch import Batch, State
 from possm.checkpoint import Decoder
-from possm.data.chunks import collate, query_chunks
+from possm.data.chunks import class_times, collate, query_chunks
+from possm.data.labels import as_labels, class_numbers
 from possm.data.loader import SampleMaker
 from possm.data.recording import Intervals, Recording
-from possm.data.windows import Window, snap_to_bins
+from possm.data.windows import Window, warm_start
 from possm.errors import ConfigError, RecordingError
-from possm.evaluation.metrics import r2_per_dimension
+from possm.evaluation.metrics import accuracy, r2_per_dimension
+from possm.evaluation.trials import TrialAnswers, decode_trials, scored_trials
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +29,10 @@ BLOCK_CHUNKS = 600
 WARMUP_S = 5.0
 """A stretch is decoded from this much before its start, as far as the domain reaches without a cut: a live
 decoder has been running too. 0 starts every stretch with an empty state."""
+TRIAL_WARMUP_S = 0.0
+"""The same for the trials of a category: by default each starts with an empty state, as in the paper."""
+OF_CATEGORIES = ("accuracy", "trials", "evolving")
+"""Fields of a score that only a category has."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,9 @@ class Decoded:
     times_s: np.ndarray
     """(n,) float64."""
     values: np.ndarray
-    """(n, D) in physical units."""
+    """(n, D) in physical units; of a category, probabilities."""
+    trials: TrialAnswers | None = None
+    """Of a category that is scored by trials: which answer is of which."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,18 +55,30 @@ class Score:
     behavior: str
     split: str
     r2: float
-    """Uniform mean over dimensions."""
+    """Uniform mean over dimensions; NaN for a category."""
     r2_per_dimension: list[float]
     seconds: float
     """Length of the scored stretches."""
     chunks: int
     """Chunks in them."""
+    accuracy: float | None = None
+    """Of a category: share of the trials decided rightly at their end, or of the samples; 0 to 1."""
+    trials: int | None = None
+    """Of a category that is scored by trials: how many."""
+    evolving: dict[str, list[float]] | None = None
+    """Of such a category: "accuracy" at "time_s" after the start of a trial, and how many "trials" still run."""
     r2_wiener: float | None = None
     """Of a Wiener filter on the same samples; None if it was not asked for or could not be fitted."""
 
+    @property
+    def value(self) -> float:
+        """What selects weights, higher is better: R2, or accuracy."""
+        return self.r2 if self.accuracy is None else self.accuracy
+
     def to_json(self) -> dict[str, object]:
-        """The row."""
-        return asdict(self)
+        """The row; what is said of categories only is left out of other behaviors."""
+        left_out = OF_CATEGORIES if self.accuracy is None else ()
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
 
 
 def decode(
@@ -74,7 +95,8 @@ def decode(
         decoder: Trained on this session.
         recording: Of a session the decoder knows.
         intervals: Where; each is decoded on its own.
-        times_s: Output times by behavior; None asks for all behaviors at their own samples.
+        times_s: Output times by behavior; None asks for all behaviors at their own samples, and for classes of
+            trials once per chunk.
         warmup_s: See WARMUP_S.
 
     Returns:
@@ -84,10 +106,11 @@ def decode(
         CheckpointError: The decoder does not know the session.
         ConfigError: It does not decode a behavior that was asked.
     """
-    asked = list(decoder.scaling if times_s is None else times_s)
+    behaviors = decoder.config.behaviors
+    asked = list(behaviors if times_s is None else times_s)
     for name in asked:
-        if name not in decoder.scaling:
-            raise ConfigError(f"the decoder does not decode '{name}'", got=", ".join(decoder.scaling))
+        if name not in behaviors:
+            raise ConfigError(f"the decoder does not decode '{name}'", got=", ".join(behaviors))
     decoder.vocabulary.session_row(recording.session_id)
     unknown = int((decoder.vocabulary.unit_rows(recording) < 0).sum())
     if unknown:
@@ -97,7 +120,7 @@ def decode(
     for interval in intervals:
         for name, times, values in _decode_interval(decoder, recording, interval, times_s, warmup_s):
             parts[name].append((times, values))
-    return {name: _join(part, len(decoder.scaling[name].mean)) for name, part in parts.items()}
+    return {name: _join(part, behaviors[name].num_dimensions) for name, part in parts.items()}
 
 
 def evaluate(
@@ -107,6 +130,7 @@ def evaluate(
     split: str = "test",
     within: str | None = None,
     warmup_s: float = WARMUP_S,
+    trial_warmup_s: float = TRIAL_WARMUP_S,
 ) -> tuple[list[Score], dict[str, Decoded]]:
     """Score every behavior of the decoder on one split.
 
@@ -115,35 +139,65 @@ def evaluate(
         recording: With the split and the behaviors.
         split: "train", "valid" or "test".
         within: Name of evaluation intervals (such as "movement_phases.reach_period"); only samples in them
-            count. The whole split is decoded all the same.
+            count. The whole split is decoded all the same. Of a category, trials are cut to them, and only that
+            is decoded.
         warmup_s: See WARMUP_S.
+        trial_warmup_s: See TRIAL_WARMUP_S.
 
     Returns:
         A row per behavior, and what was decoded at the scored samples.
+
+    Raises:
+        RecordingError: The split or the intervals are not there, or a category has a label of no class.
     """
-    decoded = decode(decoder, recording, recording.split(split), warmup_s=warmup_s)
     scored = recording.split(split)
-    if within is not None:
-        scored = scored & evaluation_intervals(recording, within)
+    selection = None if within is None else evaluation_intervals(recording, within)
+    scored = scored if selection is None else scored & selection
+    by_trial = [name for name in decoder.classes if name not in recording.signals]
+    sampled = {n: recording.behavior(n).times_s for n in decoder.config.behaviors if n not in by_trial}
+    decoded: dict[str, Decoded] = {}
+    if sampled:
+        decoded = decode(decoder, recording, recording.split(split), times_s=sampled, warmup_s=warmup_s)
     scores, kept = [], {}
-    for name, answer in decoded.items():
-        inside = scored.contains(answer.times_s)
-        kept[name] = Decoded(answer.times_s[inside], answer.values[inside])
-        target = targets_at(recording, name, kept[name].times_s)
-        each = r2_per_dimension(target, kept[name].values)
-        seconds = scored.total_s
+    for name in decoder.config.behaviors:
+        if name in by_trial:
+            known = scored_trials(recording, name, decoder.classes[name], split=split, within=selection)
+            answers = decode_trials(decoder, recording, name, known, warmup_s=trial_warmup_s)
+            kept[name] = Decoded(answers.times_s, answers.probabilities, answers)
+            measured, seconds = _by_trial(answers), known.trials.total_s
+        else:
+            inside = scored.contains(decoded[name].times_s)
+            kept[name] = Decoded(decoded[name].times_s[inside], decoded[name].values[inside])
+            measured, seconds = _by_sample(decoder, recording, name, kept[name]), scored.total_s
         scores.append(
             Score(
                 session=recording.session_id,
                 behavior=name,
                 split=split,
-                r2=float(np.mean(each)),
-                r2_per_dimension=[float(value) for value in each],
                 seconds=seconds,
                 chunks=round(seconds / decoder.config.chunk_s),
+                **measured,
             )
         )
     return scores, kept
+
+
+def _by_sample(decoder: Decoder, recording: Recording, name: str, decoded: Decoded) -> dict[str, Any]:
+    target = targets_at(recording, name, decoded.times_s)
+    if name not in decoder.classes:
+        each = r2_per_dimension(target, decoded.values)
+        return {"r2": float(np.mean(each)), "r2_per_dimension": [float(value) for value in each]}
+    number = class_numbers(as_labels(target), decoder.classes[name], about=f"{recording.name}, '{name}'")
+    known = number >= 0
+    right = accuracy(number[known], decoded.values[known].argmax(axis=1))
+    return {"r2": math.nan, "r2_per_dimension": [], "accuracy": right}
+
+
+def _by_trial(answers: TrialAnswers) -> dict[str, Any]:
+    time_s, right, running = answers.evolving()
+    evolving = {"time_s": time_s.tolist(), "accuracy": right.tolist(), "trials": running.tolist()}
+    measured = {"accuracy": answers.accuracy, "trials": len(answers.trials), "evolving": evolving}
+    return {"r2": math.nan, "r2_per_dimension": [], **measured}
 
 
 def evaluation_intervals(recording: Recording, name: str) -> Intervals:
@@ -180,14 +234,16 @@ def _decode_interval(
         chunk_ms=config.chunk_ms,
         lead_ms=config.effective_lead_ms,
     )
-    origin_s = snap_to_bins(recording, _warm_start(recording, begin_s, warmup_s))
+    origin_s = warm_start(recording, begin_s, warmup_s)
     num_chunks = int(np.ceil((end_s - origin_s) / config.chunk_s - 1e-9))
     edges_s = maker.edges_s(Window(0, origin_s, end_s), num_chunks)
     lead_s = config.effective_lead_ms / 1000
-    names = decoder.scaling if times_s is None else times_s
+    by_chunk = [n for n in decoder.classes if times_s is None and n not in recording.signals]
+    names = [n for n in (config.behaviors if times_s is None else times_s) if n not in by_chunk]
     wanted = {name: _wanted(recording, name, interval, times_s) for name in names}
+    wanted |= dict.fromkeys(by_chunk, class_times(edges_s, interval, lead_s=lead_s))
     answering = {name: query_chunks(t, edges_s, lead_s=lead_s)[0] for name, t in wanted.items()}
-    scaling = decoder.scaling_of(recording.session_id)
+    session = recording.session_id
     state: State | None = None
     tables = decoder.model.eval().tables()
     for first in range(0, num_chunks, BLOCK_CHUNKS):
@@ -197,7 +253,7 @@ def _decode_interval(
         batch = collate([maker.sample_at(window, num_chunks=last - first, times_s=asked)])
         answers, state = _step(decoder, batch, state, tables)
         for name, answer in answers.items():
-            yield name, asked[name], scaling[name].invert(answer)
+            yield name, asked[name], decoder.physical(session, name, answer)
 
 
 def _step(
@@ -206,14 +262,6 @@ def _step(
     device = decoder.device
     answers, state = decoder.model(batch.to(lambda x: torch.from_numpy(x).to(device)), state, tables)
     return {name: answer.cpu().numpy() for name, answer in answers.items()}, state
-
-
-def _warm_start(recording: Recording, begin_s: float, warmup_s: float) -> float:
-    """`warmup_s` before a time, but not before the domain interval that holds it."""
-    for start_s, end_s in recording.domain:
-        if start_s <= begin_s < end_s:
-            return max(start_s, begin_s - warmup_s)
-    return begin_s
 
 
 def _wanted(

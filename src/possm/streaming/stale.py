@@ -30,7 +30,8 @@ class StaleConfig:
 
     action: Literal["hold", "decay", "zero"] = "hold"
     """What stands in: "hold" repeats the last answer; "decay" lets it fall to 0; "zero" is 0. All in physical
-    units: for a velocity 0 is rest, for a position it is a place."""
+    units: for a velocity 0 is rest, for a position it is a place. In place of 0, all classes of a category
+    are equally likely."""
     after_ms: float = 200.0
     """Input is stale when its time has not gone on for this long."""
     tau_ms: float = 300.0
@@ -95,11 +96,12 @@ class Watchdog:
 
     def _instead(self, last: Prediction, silent_s: float) -> Prediction:
         values, action = last.values[-1:], self.config.action
+        nothing = np.full_like(values, 1 / len(last.classes) if last.classes else 0)
         if action == "zero":
-            values = np.zeros_like(values)  # also where the last answer was none
+            values = nothing  # also where the last answer was none
         elif action == "decay":
             stale_ms = 1000 * silent_s - self.config.after_ms
-            values = values * values.dtype.type(math.exp(-stale_ms / self.config.tau_ms))
+            values = nothing + (values - nothing) * values.dtype.type(math.exp(-stale_ms / self.config.tau_ms))
         return replace(
             last,
             times_s=last.times_s[-1:] + silent_s,
