@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 import toys
 from possm.data.intervals import Intervals
-from possm.data.windows import random_windows, snap_to_bins
+from possm.data.windows import count_windows, random_windows, snap_to_bins
+from possm.errors import ConfigError
 
 SPIKES = toys.recording(seconds=10, split=False)
 BINS = toys.recording(seconds=10, bin_ms=50, split=False)
@@ -52,8 +53,10 @@ def test_inside_their_interval_and_side_by_side(pairs, window_s, seed):
         assert inside[-1] + window_s <= end_s + 1e-9
         assert (np.diff(inside) >= window_s - 1e-9).all()
         assert len(inside) >= int((end_s - start_s) / window_s) - 1
-        assert end_s - (inside[-1] + window_s) < window_s  # nothing but a rest is left out
+        unused_s = end_s - start_s - window_s * len(inside)
+        assert unused_s < 1.5 * window_s + 1e-9  # nothing but what windows are moved by
     assert {w.limit_s for w in windows} == {end_s for _, end_s in pairs}
+    assert len(windows) == count_windows([with_train(SPIKES, pairs)], "train", window_s)
 
 
 @settings(max_examples=50)
@@ -94,3 +97,53 @@ def test_offsets_and_order_are_random_but_repeat():
     assert {w.start_s for w in epoch(3)} != {w.start_s for w in epoch(4)}
     assert [w.recording for w in epoch(3)] != sorted(w.recording for w in epoch(3))
     assert {w.recording for w in epoch(3)} == {0, 1}
+
+
+def a_set():
+    """Two datasets: one of a long and a short session, one of a middling one."""
+    spans = {("a", "long"): 400.0, ("a", "short"): 40.0, ("b", "middling"): 100.0}
+    return [
+        replace(with_train(SPIKES, [(0.0, seconds)]), session_id=session, attributes={"brainset.id": dataset})
+        for (dataset, session), seconds in spans.items()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("balance", "shares"),
+    [("time", (399, 39, 99)), ("session", (179, 179, 179)), ("dataset", (245, 23, 269))],
+)
+def test_shares_of_an_epoch(balance, shares):
+    """537 windows however they are shared out: by time as they tile, or equally."""
+    windows = random_windows(a_set(), "train", 1.0, np.random.default_rng(0), balance=balance)
+    assert tuple(np.bincount([w.recording for w in windows])) == shares
+    assert len(windows) == sum(shares) == count_windows(a_set(), "train", 1.0)
+
+
+def test_more_than_its_tiles_are_other_windows():
+    """A short session that is drawn often is not shown the same windows again and again."""
+    windows = random_windows(a_set(), "train", 1.0, np.random.default_rng(0), balance="session")
+    starts = [w.start_s for w in windows if w.recording == 1]
+    assert len(set(starts)) == len(starts) == 179
+    assert np.ptp(np.histogram(starts, bins=8, range=(0.75, 38.75))[0]) < 12  # and all of it evenly
+
+
+def test_a_part_of_the_tiles_is_a_random_part():
+    starts = [
+        w.start_s
+        for w in random_windows(a_set(), "train", 1.0, np.random.default_rng(0), balance="session")
+        if w.recording == 0
+    ]
+    assert np.ptp(np.histogram(starts, bins=8, range=(0, 400))[0]) < 15
+
+
+def test_an_unknown_balance():
+    with pytest.raises(ConfigError, match="balance"):
+        random_windows(a_set(), "train", 1.0, np.random.default_rng(0), balance="animal")
+
+
+def test_recordings_without_a_train_interval_give_none():
+    recordings = [with_train(SPIKES, []), with_train(SPIKES, [(0.0, 5.0)])]
+    for balance in ("time", "session", "dataset"):
+        windows = random_windows(recordings, "train", 1.0, np.random.default_rng(0), balance=balance)
+        assert [w.recording for w in windows] == [1] * 4
+    assert random_windows(recordings[:1], "train", 1.0, np.random.default_rng(0), balance="session") == []

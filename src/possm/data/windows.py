@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from possm.config import require
+from possm.data.intervals import Intervals
 from possm.data.recording import Recording
 
 
@@ -27,14 +29,15 @@ class Window:
 
 
 BALANCES = ("time", "session", "dataset")
+"""Ways to share an epoch out."""
 
 
-def epoch_windows(
+def random_windows(
     recordings: Sequence[Recording],
+    split: str,
     window_s: float,
     rng: np.random.Generator,
     *,
-    split: str = "train",
     balance: str = "time",
 ) -> list[Window]:
     """One epoch, in random order: always `count_windows` of them, whatever the balance.
@@ -45,77 +48,66 @@ def epoch_windows(
 
     Args:
         recordings: With the split.
+        split: What is tiled.
         window_s: Length of a window.
         rng: Source of randomness.
-        split: What is tiled.
         balance: "time" tiles every interval once; "session" gives every recording the same number of windows,
             "dataset" every dataset, whose recordings have theirs by time. A recording that gets more than its
             tiles is tiled again from other offsets; one that gets less is given a random part of them.
     """
-    shares = _shares(recordings, window_s, split, balance)
-    windows = [
-        w for i, share in enumerate(shares) for w in _some(recordings[i], i, share, window_s, split, rng)
-    ]
+    tiles = [_tile_counts(recording.split(split), window_s) for recording in recordings]
+    shares = _shares(recordings, [int(counts.sum()) for counts in tiles], balance)
+    windows: list[Window] = []
+    for index, (recording, counts, share) in enumerate(zip(recordings, tiles, shares, strict=True)):
+        drawn: list[tuple[float, float]] = []
+        while len(drawn) < share:
+            again = _tiling(recording.split(split), counts, window_s, rng)
+            drawn += [again[i] for i in rng.permutation(len(again))[: share - len(drawn)]]
+        windows += [Window(index, snap_to_bins(recording, start_s), end_s) for start_s, end_s in drawn]
     return [windows[i] for i in rng.permutation(len(windows))]
 
 
-def count_windows(recordings: Sequence[Recording], window_s: float, *, split: str = "train") -> int:
+def count_windows(recordings: Sequence[Recording], split: str, window_s: float) -> int:
     """Windows in an epoch."""
-    return int(sum(_tiles_in(recording, window_s, split).sum() for recording in recordings))
+    return int(sum(_tile_counts(recording.split(split), window_s).sum() for recording in recordings))
 
 
-def _tiles_in(recording: Recording, window_s: float, split: str) -> np.ndarray:
-    """How many windows tile each interval: as many as leave at least half a window to shift them by."""
-    intervals = recording.split(split)
+def _tile_counts(intervals: Intervals, window_s: float) -> np.ndarray:
+    """How many windows tile each interval: as many as leave at least half a window to move them by."""
     lengths = (intervals.end_s - intervals.start_s) / window_s
-    return np.maximum(1, np.floor(lengths - 0.5 + 1e-9)).astype(np.int64)
+    return np.maximum(1, np.floor(lengths - 0.5)).astype(np.int64)
 
 
-def _shares(recordings: Sequence[Recording], window_s: float, split: str, balance: str) -> np.ndarray:
+def _tiling(
+    intervals: Intervals, counts: np.ndarray, window_s: float, rng: np.random.Generator
+) -> list[tuple[float, float]]:
+    """Starts of the windows of one tiling, and the ends of their intervals."""
+    spare_s = np.maximum(intervals.end_s - intervals.start_s - counts * window_s, 0)
+    first_s = np.repeat(intervals.start_s + rng.uniform(0, spare_s), counts)
+    number = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    starts_s = first_s + number * window_s
+    return list(zip(starts_s.tolist(), np.repeat(intervals.end_s, counts).tolist(), strict=True))
+
+
+def _shares(recordings: Sequence[Recording], tiles: Sequence[int], balance: str) -> list[int]:
     """Windows of each recording in an epoch."""
     require(balance in BALANCES, "balance", balance, f"one of {', '.join(BALANCES)}")
-    tiles = np.array([_tiles_in(recording, window_s, split).sum() for recording in recordings], np.int64)
     if balance == "time":
-        return tiles
+        return list(tiles)
     if balance == "session":
-        return _divided(int(tiles.sum()), (tiles > 0).astype(float))
-    names = [recording.dataset_id for recording in recordings]
-    within = {name: sum(t for t, n in zip(tiles, names, strict=True) if n == name) for name in names}
-    return _divided(
-        int(tiles.sum()), np.array([t / max(1, within[n]) for t, n in zip(tiles, names, strict=True)])
-    )
+        return _divided(sum(tiles), [float(t > 0) for t in tiles])
+    in_all: Counter[str] = Counter()
+    for recording, number in zip(recordings, tiles, strict=True):
+        in_all[recording.dataset_id] += number
+    weights = [t / max(1, in_all[r.dataset_id]) for r, t in zip(recordings, tiles, strict=True)]
+    return _divided(sum(tiles), weights)
 
 
-def _divided(total: int, weights: np.ndarray) -> np.ndarray:
-    """Whole numbers in proportion to weights, which sum to the total."""
-    ends = np.round(total * np.cumsum(weights) / max(weights.sum(), 1e-12)).astype(np.int64)
-    return np.diff(ends, prepend=0)
-
-
-def _some(
-    recording: Recording, index: int, share: int, window_s: float, split: str, rng: np.random.Generator
-) -> list[Window]:
-    """`share` windows of one recording."""
-    windows: list[Window] = []
-    counts = _tiles_in(recording, window_s, split)
-    while len(windows) < share:
-        again = [
-            Window(index, snap_to_bins(recording, start_s), end_s)
-            for (begin_s, end_s), count in zip(recording.split(split), counts, strict=True)
-            for start_s in _tiles(begin_s, end_s, int(count), window_s, rng)
-        ]
-        left = share - len(windows)
-        windows += again if left >= len(again) else [again[i] for i in rng.permutation(len(again))[:left]]
-    return windows
-
-
-def _tiles(
-    begin_s: float, end_s: float, count: int, window_s: float, rng: np.random.Generator
-) -> Iterator[float]:
-    spare_s = end_s - begin_s - count * window_s
-    offset_s = rng.uniform(0, spare_s) if spare_s > 0 else 0.0
-    for i in range(count):
-        yield begin_s + offset_s + i * window_s
+def _divided(total: int, weights: Sequence[float]) -> list[int]:
+    """Whole numbers in proportion to weights, total in all."""
+    upto = np.cumsum(weights)
+    ends = np.round(total * upto / max(upto[-1], 1e-12)).astype(int)
+    return [int(n) for n in np.diff(ends, prepend=0)]
 
 
 def warm_start(recording: Recording, begin_s: float, warmup_s: float) -> float:
