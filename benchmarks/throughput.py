@@ -40,7 +40,7 @@ def main() -> None:
     stamps: list[float] = []
 
     def note(progress: Progress) -> None:
-        if progress.valid_r2 is None:
+        if progress.valid_score is None:
             stamps.append(time.perf_counter())
 
     config = TrainConfig(

@@ -60,7 +60,7 @@ def same(result, other):
 
 def interrupt_at(step):
     def progress(shown):
-        if shown.step == step and shown.valid_r2 is None:
+        if shown.step == step and shown.valid_score is None:
             raise KeyboardInterrupt
 
     return progress

@@ -95,9 +95,9 @@ def test_what_a_run_leaves(tmp_path):
     assert saved.provenance["epoch"] == max(rows, key=lambda row: row["valid_r2"])["epoch"]
     assert saved.provenance["training"]["batch_size"] == 8
     assert json.loads((folder / "config.json").read_text())["decoder"]["width"] == toys.TINY["width"]
-    steps = [p for p in shown if p.valid_r2 is None]
+    steps = [p for p in shown if p.valid_score is None]
     assert [p.step for p in steps] == list(range(1, len(steps) + 1))
-    assert [p.valid_r2 for p in shown if p.valid_r2 is not None] == [row["valid_r2"] for row in rows]
+    assert [p.valid_score for p in shown if p.valid_score is not None] == [row["valid_r2"] for row in rows]
     assert all(p.eta_s >= 0 for p in shown[:-2])
 
 

@@ -1,8 +1,8 @@
 """Which class a moment belongs to: labels of trials, or the samples of a signal of classes.
 
 A category is named like a signal (``state.sleep``), or by the intervals and the column that hold its labels
-(``trials.target_id`` is column ``target_id`` of the intervals ``trials``). A label is a string; numbers become
-strings ("3", "0.5"), and NaN or "" means that nobody labelled this trial.
+(``trials.target_id`` is column ``target_id`` of the intervals ``trials``). A label is a string; numbers
+become strings ("3", "0.5"), and NaN or "" means that nobody labelled this trial.
 """
 
 from __future__ import annotations

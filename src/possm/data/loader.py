@@ -109,8 +109,8 @@ class SampleMaker:
         return Queries(chunk[good], relative_s[good]), Targets(scaled, weights)
 
     def _ask_class(self, window: Window, behavior: str, edges_s: np.ndarray) -> tuple[Queries, Targets]:
-        """A signal of classes is asked at its samples; trials once per chunk, and a chunk is of the trial that
-        holds its start."""
+        """A signal of classes is asked at its samples; trials once per chunk, and a chunk is of the trial
+        that holds its start."""
         recording, lead_s = self.recordings[window.recording], self.lead_ms / 1000
         if behavior in recording.signals:
             until_s = min(edges_s[-1] + lead_s, window.limit_s)

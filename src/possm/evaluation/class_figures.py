@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from possm.evaluation.figures import DPI, TRUE, WIDTH
 from possm.evaluation.trials import TrialAnswers
-from possm.evaluation.figures import DECODED, DPI, TRUE, WIDTH
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

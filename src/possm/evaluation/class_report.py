@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from possm.evaluation import class_figures
-from possm.evaluation.trials import TrialAnswers
 from possm.evaluation.figures import finite, to_png
 from possm.evaluation.page import image, table
+from possm.evaluation.trials import TrialAnswers
 
 MAX_SESSIONS = 4  # sessions whose trials and confusions are drawn; the tables show all
 HOW = (
-    "A trial is decided by the likeliest class of its last answer; its answers use the spikes up to their time "
-    "alone. "
+    "A trial is decided by the likeliest class of its last answer; its answers use the spikes up to their "
+    "time alone. "
 )
 
 
@@ -61,14 +61,14 @@ def class_sections(answers: Sequence[TrialAnswers]) -> Iterator[str]:
         mine = [a for a in answers if a.behavior == behavior]
         yield f"<h2>{escape(behavior)} while a trial runs</h2>"
         note = (
-            "Share of the trials whose likeliest class is the true one, against the time since the trial began. "
-            "Only trials that still run count; the dotted line is chance."
+            "Share of the trials whose likeliest class is the true one, against the time since the trial "
+            "began. Only trials that still run count; the dotted line is chance."
         )
         yield _image(class_figures.evolving_figure(mine), "Accuracy while a trial runs", note)
         for one in mine[:MAX_SESSIONS]:
             note = (
-                f"{one.session}: the probability of each class in {len(class_figures.shown_trials(one))} trials "
-                f"of {len(one.trials)}, evenly spread over the session; lines frame the true class."
+                f"{one.session}: the probability of each class in {len(class_figures.shown_trials(one))} "
+                f"trials of {len(one.trials)}, evenly spread over the session; lines frame the true class."
             )
             yield _image(class_figures.probabilities_figure(one), "Class probabilities", note)
             note = f"{one.session}: true class by row, decided class by column; numbers are trials."

@@ -31,6 +31,8 @@ WARMUP_S = 5.0
 decoder has been running too. 0 starts every stretch with an empty state."""
 TRIAL_WARMUP_S = 0.0
 """The same for the trials of a category: by default each starts with an empty state, as in the paper."""
+MEASURES = {"r2": "R2", "accuracy": "accuracy", "score": "score"}
+"""What `Score.value` may be, and how it is written; a mean over several of them is a "score"."""
 OF_CATEGORIES = ("accuracy", "trials", "evolving")
 """Fields of a score that only a category has."""
 
@@ -66,9 +68,14 @@ class Score:
     trials: int | None = None
     """Of a category that is scored by trials: how many."""
     evolving: dict[str, list[float]] | None = None
-    """Of such a category: "accuracy" at "time_s" after the start of a trial, and how many "trials" still run."""
+    """Of such a category: "accuracy" at "time_s" after a trial's start, and how many "trials" still run."""
     r2_wiener: float | None = None
     """Of a Wiener filter on the same samples; None if it was not asked for or could not be fitted."""
+
+    @property
+    def measure(self) -> str:
+        """Which of MEASURES it is."""
+        return "r2" if self.accuracy is None else "accuracy"
 
     @property
     def value(self) -> float:
@@ -79,6 +86,12 @@ class Score:
         """The row; what is said of categories only is left out of other behaviors."""
         left_out = OF_CATEGORIES if self.accuracy is None else ()
         return {name: value for name, value in asdict(self).items() if name not in left_out}
+
+
+def measure_of(scores: Sequence[Score]) -> str:
+    """What the mean of their values is: "score" where they measure different things."""
+    measures = {score.measure for score in scores}
+    return measures.pop() if len(measures) == 1 else "score"
 
 
 def decode(
@@ -95,8 +108,8 @@ def decode(
         decoder: Trained on this session.
         recording: Of a session the decoder knows.
         intervals: Where; each is decoded on its own.
-        times_s: Output times by behavior; None asks for all behaviors at their own samples, and for classes of
-            trials once per chunk.
+        times_s: Output times by behavior; None asks for all behaviors at their own samples, and for classes
+            of trials once per chunk.
         warmup_s: See WARMUP_S.
 
     Returns:
@@ -139,8 +152,8 @@ def evaluate(
         recording: With the split and the behaviors.
         split: "train", "valid" or "test".
         within: Name of evaluation intervals (such as "movement_phases.reach_period"); only samples in them
-            count. The whole split is decoded all the same. Of a category, trials are cut to them, and only that
-            is decoded.
+            count. The whole split is decoded all the same. Of a category, trials are cut to them, and only
+            that is decoded.
         warmup_s: See WARMUP_S.
         trial_warmup_s: See TRIAL_WARMUP_S.
 

@@ -1,4 +1,4 @@
-"""Categories decoded trial by trial: class probabilities while a trial runs, its decision, and how often it is right.
+"""Categories decoded trial by trial: probabilities while a trial runs, its decision, how often it is right.
 
 Every trial is decoded on its own and causally, by default from an empty state at its start; the decision of a
 trial is the likeliest class of its last answer.
@@ -66,8 +66,8 @@ class TrialAnswers:
         return float(np.mean(self.decision == self.target)) if len(self.trials) else float("nan")
 
     def evolving(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """How accuracy grows: (k,) seconds since the start of the trial, (k,) share of the trials that would be
-        decided rightly then, (k,) trials still running. Answers are gathered by whole milliseconds."""
+        """How accuracy grows: (k,) seconds since the start of the trial, (k,) share of the trials that would
+        be decided rightly then, (k,) trials still running. Answers are gathered by whole milliseconds."""
         elapsed_ms = np.rint((self.times_s - self.trials.start_s[self.trial]) * 1000).astype(np.int64)
         right = self.probabilities.argmax(axis=1) == self.target[self.trial]
         at_ms, row = np.unique(elapsed_ms, return_inverse=True)
@@ -113,7 +113,7 @@ def scored_trials(
 def decode_trials(
     decoder: Decoder, recording: Recording, behavior: str, known: TrialClasses, *, warmup_s: float = 0.0
 ) -> TrialAnswers:
-    """Decode every trial on its own: once per chunk, from spikes before that time, none after the trial's end.
+    """Decode every trial on its own: once per chunk, from spikes before that time, none after its end.
 
     Args:
         decoder: Trained on this session.

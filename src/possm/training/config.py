@@ -73,7 +73,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a run reports after every step, and after every validation with `valid_r2`."""
+    """What a run reports after every step, and after every validation with `valid_score`."""
 
     epoch: int
     epochs: int
@@ -81,7 +81,9 @@ class Progress:
     total_steps: int
     loss: float
     eta_s: float
-    valid_r2: float | None = None
+    valid_score: float | None = None
+    measure: str = "r2"
+    """What the score is, a name in `possm.evaluation.score.MEASURES`."""
 
 
 @dataclass(frozen=True)
@@ -93,4 +95,5 @@ class TrainResult:
     path: Path
     """Its file."""
     summary: dict[str, float]
-    """As in summary.json: best_valid_r2, wall_s, cpu_s, windows_per_s, parameters, peak_memory_mb."""
+    """As in summary.json: best_valid_r2 (or best_valid_accuracy), wall_s, cpu_s, windows_per_s, parameters,
+    peak_memory_mb."""

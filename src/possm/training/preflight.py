@@ -15,6 +15,7 @@ from possm.data.recording import Recording
 from possm.errors import ConfigError, RecordingError
 from possm.evaluation.score import evaluation_intervals, targets_at
 from possm.model.decoder import BehaviorConfig
+from possm.training.categories import category_config, check_category, is_category
 
 if TYPE_CHECKING:
     from possm.training.config import TrainConfig
@@ -59,12 +60,18 @@ def check_recordings(
             logger.warning("%s: %s", recording.name, warning)
         recording.split("train")
         _check_bins(recording, chunk_ms)
-        for name in behaviors:
-            _check_validation(recording, name, within)
+    for name in behaviors:
+        classes = category_config(recordings, name) if is_category(recordings[0], name) else None
+        for recording in recordings:
+            if classes is None:
+                _check_validation(recording, name, within)
+            else:
+                selection = None if within is None else evaluation_intervals(recording, within)
+                check_category(recording, classes, name, within=selection)
 
 
 def behavior_configs(recordings: Sequence[Recording], names: Sequence[str]) -> dict[str, BehaviorConfig]:
-    """The sizes of the behaviors as they are in the recordings.
+    """The sizes of the behaviors as they are in the recordings, and the classes of categories.
 
     Raises:
         RecordingError: A recording lacks one.
@@ -72,6 +79,9 @@ def behavior_configs(recordings: Sequence[Recording], names: Sequence[str]) -> d
     """
     behaviors = {}
     for name in names:
+        if is_category(recordings[0], name):
+            behaviors[name] = category_config(recordings, name)
+            continue
         sizes = {recording.behavior(name).num_dimensions for recording in recordings}
         if len(sizes) > 1:
             raise ConfigError(f"behavior {name!r} differs in size between recordings", got=sorted(sizes))

@@ -21,7 +21,7 @@ from possm.data.files import atomic_path
 from possm.data.loader import SampleMaker, training_batches
 from possm.data.windows import random_windows
 from possm.errors import ConfigError, PossmError, RecordingError
-from possm.evaluation.score import evaluate
+from possm.evaluation.score import MEASURES, evaluate, measure_of
 from possm.model.contract import DecoderModel
 from possm.training.config import (
     DEFAULT_VALIDATIONS,
@@ -37,7 +37,7 @@ from possm.training.start import Phase, Start
 logger = logging.getLogger(__name__)
 
 
-PROGRESS = ("epoch", "step", "windows", "best_r2", "best_epoch", "wall_s", "cpu_s", "metrics")
+PROGRESS = ("epoch", "step", "windows", "best_score", "best_epoch", "measure", "wall_s", "cpu_s", "metrics")
 """What a run counts, besides weights and optimizer."""
 
 
@@ -60,8 +60,13 @@ class Run:
         self.maker = SampleMaker(
             recordings=self.recordings,
             vocabulary=self.vocabulary,
-            scaling={name: self.scaling[name] for name in config.behavior},
+            scaling={name: self.scaling[name] for name in config.behavior if name in self.scaling},
             session_scaling=self.session_scaling,
+            classes={
+                n: b.classes
+                for n, b in config.decoder.behaviors.items()
+                if n in config.behavior and b.classes
+            },
             chunk_ms=self.config.decoder.chunk_ms,
             lead_ms=self.config.decoder.effective_lead_ms,
             interval_weights=config.interval_weights,
@@ -73,7 +78,8 @@ class Run:
         self.total_steps = self.epochs * steps
         self.phase_ends = phase_ends(start.phases, self.epochs)
         self.epoch = self.best_epoch = self.step = self.windows = 0
-        self.best_r2, self.wall_s = -math.inf, 0.0
+        self.best_score, self.wall_s = -math.inf, 0.0
+        self.measure = "r2"  # as of the first validation
         self.cpu_s = 0.0
         self.started, self.started_cpu = time.perf_counter(), time.process_time()
         self.metrics: list[dict[str, Any]] = []
@@ -132,41 +138,44 @@ class Run:
             for recording in self.recordings
             for score in evaluate(decoder, recording, split="valid", within=self.config.evaluate_within)[0]
         ]
-        valid_r2 = float(np.mean([row.r2 for row in rows]))
-        if math.isnan(valid_r2):
-            undefined = [f"{row.session}, {row.behavior}" for row in rows if math.isnan(row.r2)]
+        valid_score, measure = float(np.mean([row.value for row in rows])), measure_of(rows)
+        if math.isnan(valid_score):
+            undefined = [f"{row.session}, {row.behavior}" for row in rows if math.isnan(row.value)]
             raise RecordingError(
-                "validation R2 is not defined, so no weights can be selected",
+                f"validation {MEASURES[measure]} is not defined, so no weights can be selected",
                 about="; ".join(undefined),
                 fix="give the valid split samples of a behavior that changes",
             )
-        if valid_r2 > self.best_r2:
-            self.best_r2, self.best_epoch = valid_r2, self.epoch
+        self.measure = measure
+        if valid_score > self.best_score:
+            self.best_score, self.best_epoch = valid_score, self.epoch
             self.best.load_state_dict(self.average.state_dict())
             save_decoder(self._best(), self.out / "decoder.safetensors")
         now = time.perf_counter()
         self.wall_s, self.started = self.wall_s + now - self.started, now
         cpu = time.process_time()
         self.cpu_s, self.started_cpu = self.cpu_s + cpu - self.started_cpu, cpu
-        row = {"epoch": self.epoch, "step": self.step, "train_loss": self.epoch_loss, "valid_r2": valid_r2}
+        row = {"epoch": self.epoch, "step": self.step, "train_loss": self.epoch_loss}
+        row |= {f"valid_{measure}": valid_score}
         row |= {"learning_rate": self._rate(max(0, self.step - 1)), "wall_s": self.wall_s}
-        row |= {f"valid_r2/{r.session}/{r.behavior}": r.r2 for r in rows}
+        row |= {f"valid_{r.measure}/{r.session}/{r.behavior}": r.value for r in rows}
         self.metrics.append(row)
         self._save()
         if progress is not None:
-            progress(self._progress(math.nan if self.epoch_loss is None else self.epoch_loss, valid_r2))
+            progress(self._progress(math.nan if self.epoch_loss is None else self.epoch_loss, valid_score))
 
     def finish(self) -> TrainResult:
         """Write the summary; the same command run again finds the run complete and changes nothing."""
         decoder = self._best()
         path = save_decoder(decoder, self.out / "decoder.safetensors")
         summary = {
-            "best_valid_r2": self.best_r2,
+            f"best_valid_{self.measure}": self.best_score,
             "wall_s": self.wall_s,
             "cpu_s": self.cpu_s,
             "windows_per_s": self.windows / max(self.wall_s, 1e-9),
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "peak_memory_mb": peak_memory_mb(),
+            **self.begin.summary,
         }
         self._write_metrics()  # again, for a run that was killed after its last validation
         _write(self.out / "summary.json", json.dumps(summary, indent=1))
@@ -245,16 +254,18 @@ class Run:
         wanted = self.config.precision
         return wanted == "bf16" or (wanted == "auto" and self.device.type == "cuda")
 
-    def _progress(self, loss: float, valid_r2: float | None = None) -> Progress:
+    def _progress(self, loss: float, valid_score: float | None = None) -> Progress:
         elapsed = self.wall_s + time.perf_counter() - self.started
         eta_s = elapsed / max(1, self.step) * (self.total_steps - self.step)
-        return Progress(self.epoch, self.epochs, self.step, self.total_steps, loss, eta_s, valid_r2)
+        return Progress(
+            self.epoch, self.epochs, self.step, self.total_steps, loss, eta_s, valid_score, self.measure
+        )
 
     def _best(self) -> Decoder:
         provenance = {
             "training": to_json(self.config),
             "files": [recording.name for recording in self.recordings],
-            "best_valid_r2": self.best_r2,
+            f"best_valid_{self.measure}": self.best_score,
             "epoch": self.best_epoch,
             "torch": torch.__version__,
             **self.begin.provenance,

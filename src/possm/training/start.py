@@ -42,7 +42,7 @@ class Start:
     model: DecoderModel
     vocabulary: Vocabulary
     scaling: dict[str, Scaling]
-    """By behavior, of the whole decoder; `config.behavior` names what this run trains."""
+    """By behavior, of the whole decoder, but for categories; `config.behavior` names what this run trains."""
     session_scaling: dict[str, dict[str, Scaling]] = field(default_factory=dict)
     phases: tuple[Phase, ...] = (Phase("all"),)
     steps: int = DEFAULT_STEPS
@@ -55,6 +55,8 @@ class Start:
     """How much trained weights are pulled back to where they started, see `RowAdamW`."""
     provenance: dict[str, Any] = field(default_factory=dict)
     """Goes into that of the decoder."""
+    summary: dict[str, float] = field(default_factory=dict)
+    """Goes into that of the run."""
     settings: dict[str, Any] = field(default_factory=dict)
     """What else must be the same for an interrupted run to go on."""
 
@@ -69,7 +71,8 @@ def fresh_start(recordings: Sequence[Recording], config: TrainConfig) -> Start:
     behaviors = behavior_configs(recordings, config.behavior)
     config = replace(config, decoder=replace(config.decoder, behaviors=behaviors))
     vocabulary = Vocabulary.of(recordings)
-    scaling, session_scaling = fit_scalings(recordings, config.behavior, by=config.scaling)
+    scaled = [name for name, behavior in behaviors.items() if behavior.readout == "continuous"]
+    scaling, session_scaling = fit_scalings(recordings, scaled, by=config.scaling)
     torch.manual_seed(config.seed)
     sizes = {"num_units": len(vocabulary.units), "num_sessions": len(vocabulary.sessions)}
     model = build_decoder(config.decoder, **sizes)
