@@ -1,0 +1,196 @@
+"""Move a pretrained decoder to a new session with a little calibration data.
+
+    finetune(decoder, [today], FinetuneConfig(mode="units", minutes=2), "runs/today")
+
+The vocabulary gets rows for the new units and sessions; then `training.run` trains what the mode says. A run
+is a folder as in `training.loop`, and goes on where it stopped. The sessions that the decoder knew keep their
+rows: with mode "units" the decoder answers for them as before, to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from possm.checkpoint import Decoder
+from possm.config import to_json
+from possm.data.calibration import calibration
+from possm.data.recording import Recording
+from possm.data.scaling import Scaling
+from possm.errors import ConfigError
+from possm.training.config import Progress, TrainResult
+from possm.training.extend import Extended, extend_decoder, table_names
+from possm.training.finetune_config import FinetuneConfig
+from possm.training.memory import keep_freed_memory
+from possm.training.neighbours import Neighbours, find_neighbours
+from possm.training.preflight import behavior_configs, check_run
+from possm.training.run import Run
+from possm.training.start import Phase, Start
+
+__all__ = ["FinetuneConfig", "finetune"]
+
+
+def finetune(
+    decoder: Decoder,
+    recordings: Sequence[Recording],
+    config: FinetuneConfig,
+    out: str | Path,
+    *,
+    progress: Callable[[Progress], None] | None = None,
+) -> TrainResult:
+    """Adapt a decoder to new sessions.
+
+    Args:
+        decoder: Pretrained; it is not changed.
+        recordings: Of the new sessions, each with a train split and the behaviors.
+        config: How.
+        out: Folder of the run; one that was interrupted there goes on.
+        progress: Called after every step and validation; the first validation is of the untrained start.
+
+    Raises:
+        RecordingError: A recording lacks a split or behavior, or has nothing to learn from.
+        ConfigError: The decoder knows a session already or a behavior as something else; the calibration is
+            shorter than a window, or longer than the recording; the folder holds a run of other settings.
+    """
+    keep_freed_memory()
+    return Run(adapted_start(decoder, recordings, config), Path(out)).run(progress)
+
+
+def adapted_start(decoder: Decoder, recordings: Sequence[Recording], config: FinetuneConfig) -> Start:
+    """What a run that adapts a decoder begins with; errors as of `finetune`."""
+    calibrated = [_calibration(recording, config) for recording in recordings]
+    behaviors = config.behavior or tuple(decoder.config.behaviors)
+    training = config.training(behaviors, decoder.config)
+    check_run(calibrated, training, chunk_ms=decoder.config.chunk_ms)
+    torch.manual_seed(config.seed)
+    extended = extend_decoder(
+        decoder,
+        calibrated,
+        behaviors=behavior_configs(calibrated, behaviors),
+        keep=config.keep,
+        again=config.again,
+    )
+    begun = _begin_rows(decoder, calibrated, extended) if config.start == "electrode" else []
+    model_config = extended.model.config
+    tables = table_names(model_config)
+    scaling, own = _scalings(decoder, calibrated, behaviors, config)
+    phases = _phases(extended, tables, config)
+    return Start(
+        recordings=calibrated,
+        config=replace(training, decoder=model_config),
+        model=extended.model,
+        vocabulary=extended.vocabulary,
+        scaling=scaling,
+        session_scaling=own,
+        phases=phases,
+        steps=config.steps,
+        score_first=True,
+        patience=config.patience,
+        anchor_decay=config.anchor_decay,
+        provenance=_provenance(decoder, config, begun),
+        settings={"finetune": to_json(config), "decoder_hash": decoder.hash},
+        summary=_summary(extended, phases, begun),
+    )
+
+
+def _calibration(recording: Recording, config: FinetuneConfig) -> Recording:
+    if config.minutes is not None:
+        recording = calibration(recording, config.minutes, valid_share=config.valid_share)
+    seconds = recording.split("train").total_s
+    if seconds < config.window_s:
+        raise ConfigError(
+            "the calibration is shorter than a window",
+            about=recording.name,
+            got=f"{seconds:.3g} s to train on",
+            wanted=f"{config.window_s:g} s or more",
+            fix="use more minutes, or shorten window_s",
+        )
+    return recording
+
+
+@torch.no_grad()
+def _begin_rows(decoder: Decoder, recordings: Sequence[Recording], extended: Extended) -> list[Neighbours]:
+    """Start rows from those of earlier sessions; a session without one, from the mean of all."""
+    tables = table_names(extended.model.config)
+    old, new = dict(decoder.model.named_parameters()), dict(extended.model.named_parameters())
+    known = set(decoder.vocabulary.sessions)
+    found = []
+    for recording in (r for r in recordings if r.session_id not in known):
+        neighbours = find_neighbours(recording, decoder.vocabulary)
+        rows = extended.vocabulary.unit_rows(recording)
+        session = extended.vocabulary.session_row(recording.session_id)
+        source = neighbours.session
+        others = range(len(known)) if source is None else [decoder.vocabulary.session_row(source)]
+        for name, kind in tables.items():
+            if kind == "sessions":
+                new[name][session] = old[name][list(others)].mean(dim=0).to(new[name])
+                continue
+            for row, sources in zip(rows, neighbours.units, strict=True):
+                if len(sources):
+                    new[name][row] = old[name][torch.from_numpy(sources)].mean(dim=0).to(new[name])
+        found.append(neighbours)
+    return found
+
+
+def _phases(extended: Extended, tables: dict[str, str], config: FinetuneConfig) -> tuple[Phase, ...]:
+    """Mode "units": new rows, and readouts that did not exist. Mode "full": those first, then everything."""
+    device = next(extended.model.parameters()).device
+    rows = {"units": extended.unit_rows, "sessions": extended.session_rows}
+    trained = {name: torch.from_numpy(rows[kind]).to(device) for name, kind in tables.items()}
+    units = Phase("units", trained=frozenset(tables) | extended.fresh, rows=trained)
+    if config.mode == "units":
+        return (units,)
+    first = [replace(units, share=config.units_share)] if config.units_share > 0 else []
+    return (*first, Phase("full", share=1 - config.units_share, rate=config.full_rate))
+
+
+def _scalings(
+    decoder: Decoder, recordings: Sequence[Recording], behaviors: Sequence[str], config: FinetuneConfig
+) -> tuple[dict[str, Scaling], dict[str, dict[str, Scaling]]]:
+    """The decoder's, with each behavior that is new; and the sessions' own, where of another scale."""
+    scaling = dict(decoder.scaling)
+    own = {session: dict(table) for session, table in decoder.session_scaling.items()}
+    for name in behaviors:
+        if name not in scaling:
+            scaling[name] = Scaling.fit(recordings, name)
+        for recording in recordings:
+            fitted = Scaling.fit([recording], name)
+            if config.scaling == "own" or (config.scaling == "auto" and _differ(fitted, scaling[name])):
+                own.setdefault(recording.session_id, {})[name] = fitted
+    return scaling, own
+
+
+def _differ(one: Scaling, other: Scaling) -> bool:
+    """Whether a behavior is of another physical unit or scale: twice as wide, or a deviation away."""
+    width = np.asarray(one.std) / np.asarray(other.std)
+    shift = np.abs(np.asarray(one.mean) - np.asarray(other.mean)) / np.asarray(other.std)
+    return one.unit != other.unit or bool((width > 2).any() or (width < 0.5).any() or (shift > 1).any())
+
+
+def _provenance(decoder: Decoder, config: FinetuneConfig, begun: Sequence[Neighbours]) -> dict[str, Any]:
+    return {
+        "finetune": to_json(config),
+        "adapted_from": {"hash": decoder.hash, "provenance": decoder.provenance},
+        "started_from": [n.session for n in begun],
+    }
+
+
+def _summary(extended: Extended, phases: Sequence[Phase], begun: Sequence[Neighbours]) -> dict[str, float]:
+    parameters = dict(extended.model.named_parameters())
+    last = phases[-1]
+    trained = sum(
+        len(last.rows[name]) * p[0].numel() if name in last.rows else p.numel()
+        for name, p in parameters.items()
+        if last.trained is None or name in last.trained
+    )
+    counts = {"trained_parameters": trained, "new_units": len(extended.unit_rows)}
+    if begun:
+        counts["units_from_electrode"] = sum(n.by_electrode for n in begun)
+        counts["units_from_id"] = sum(n.found - n.by_electrode for n in begun)
+        counts["units_from_random"] = sum(len(n.units) - n.found for n in begun)
+    return {name: float(value) for name, value in counts.items()}
