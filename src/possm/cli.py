@@ -5,6 +5,7 @@ imports what it needs. Annotations are read at run time (they become options), h
 `from __future__ import annotations` here.
 """
 
+import difflib
 import logging
 import os
 import sys
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
+DEFAULT_DECODER = "possm-gru"
+"""What `possm train` trains."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,14 +54,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(name: str, arguments: list[str]) -> None:
-    import difflib
-
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, 1)
         fix = f"did you mean `possm {near[0]}`?" if near else "`possm --help` lists the commands"
         raise ConfigError(f"there is no command {name!r}", fix=fix)
     if name == "bench":
         _run_bench(arguments)
+    elif name == "train":
+        chosen = _chosen("--decoder", arguments, default=DEFAULT_DECODER)
+        _run_command(_train(chosen), name, arguments)
     else:
         _run_command(COMMANDS[name](), name, arguments)
 
@@ -187,23 +191,44 @@ def _inspect() -> Callable[..., None]:
     return inspect
 
 
-def _train() -> Callable[..., None]:
+def _train(decoder_name: str = DEFAULT_DECODER) -> Callable[..., None]:
     """Train a decoder on recordings."""
+    from typing import Literal
+
+    from tyro import MISSING
     from tyro.conf import Positional
 
     from possm.training.loop import TrainConfig
+    from possm.training.presets import PRESETS
 
-    def train(recordings: Positional[tuple[Path, ...]], config: TrainConfig, *, out: Path) -> None:
+    if decoder_name not in PRESETS:
+        near = difflib.get_close_matches(decoder_name, PRESETS, 1)
+        fix = f"did you mean {near[0]!r}?" if near else None
+        raise ConfigError(
+            f"there is no decoder {decoder_name!r}", wanted=f"one of {', '.join(PRESETS)}", fix=fix
+        )
+    preset = PRESETS[decoder_name](TrainConfig(behavior=("any",)))
+    object.__setattr__(preset, "behavior", MISSING)  # tyro then asks for it
+
+    def train(
+        recordings: Positional[tuple[Path, ...]],
+        config: TrainConfig = preset,
+        *,
+        out: Path,
+        decoder: Literal[tuple(PRESETS)] = decoder_name,  # type: ignore[valid-type]
+    ) -> None:
         """Train a decoder on the train split of recordings; one that was interrupted goes on.
 
         Args:
             recordings: Native files.
             config: The run.
             out: Folder of the run: decoder.safetensors, metrics.jsonl, summary.json.
+            decoder: Which; it sets the defaults of all other options to what suits it.
         """
         from possm.data.formats import load_recording
         from possm.training.loop import train as run_training
 
+        del decoder  # it chose the defaults before this function was made
         loaded = [load_recording(path, lazy=False) for path in _some(recordings)]
         try:
             result = run_training(loaded, config, out, progress=_progress_bar())
@@ -215,6 +240,16 @@ def _train() -> Callable[..., None]:
         print(f"decoder          {result.path}")
 
     return train
+
+
+def _chosen(option: str, arguments: list[str], *, default: str) -> str:
+    """What a command line says of an option that decides what the other options are."""
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if word == option:
+            return following
+        if word.startswith(f"{option}="):
+            return word.removeprefix(f"{option}=")
+    return default
 
 
 def _evaluate() -> Callable[..., None]:
@@ -460,21 +495,27 @@ def _progress_bar() -> "Callable[[Progress], None]":
     def show(progress: "Progress") -> None:
         bar.total = progress.total_steps
         bar.n = progress.step
-        if progress.valid_r2 is not None:
-            bar.set_description(f"epoch {progress.epoch}/{progress.epochs} valid R2 {progress.valid_r2:.3f}")
+        if progress.valid_score is not None:
+            bar.set_description(f"epoch {progress.epoch}/{progress.epochs} {_valid(progress)}")
         bar.set_postfix_str(f"loss {progress.loss:.3f}", refresh=False)
         bar.update(0)
-        if progress.step == progress.total_steps and progress.valid_r2 is not None:
+        if progress.step == progress.total_steps and progress.valid_score is not None:
             bar.close()
 
     return show
 
 
+def _valid(progress: "Progress") -> str:
+    from possm.evaluation.score import MEASURES
+
+    return f"valid {MEASURES[progress.measure]} {progress.valid_score:.3f}"
+
+
 def _progress_lines(progress: "Progress") -> None:
-    if progress.valid_r2 is not None:
+    if progress.valid_score is not None:
         print(
             f"epoch {progress.epoch}/{progress.epochs}  loss {progress.loss:.3f}  "
-            f"valid R2 {progress.valid_r2:.3f}  {progress.eta_s:.0f} s to go",
+            f"{_valid(progress)}  {progress.eta_s:.0f} s to go",
             file=sys.stderr,
             flush=True,
         )

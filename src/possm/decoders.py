@@ -5,8 +5,13 @@ A new decoder keeps the contract of model/contract.py and adds one line to DECOD
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+from possm.baselines.mlp import MlpConfig, MlpDecoder
+from possm.baselines.recurrent import RecurrentConfig, RecurrentDecoder
+from possm.baselines.wiener_decoder import WienerDecoder, WienerDecoderConfig, fit_wiener_decoder
 from possm.errors import ConfigError
 from possm.model.contract import DecoderConfig, DecoderModel
 from possm.model.decoder import Possm, PossmConfig
@@ -18,9 +23,16 @@ class DecoderKind:
 
     config: type[DecoderConfig]
     model: type[DecoderModel]
+    fit: Callable[[Any, Any], DecoderModel] | None = None
+    """Fits a config to `possm.baselines.fitted.FitInputs` at once; None where it is trained by gradients."""
 
 
-DECODERS: dict[str, DecoderKind] = {"possm": DecoderKind(PossmConfig, Possm)}
+DECODERS: dict[str, DecoderKind] = {
+    "possm": DecoderKind(PossmConfig, Possm),
+    "recurrent": DecoderKind(RecurrentConfig, RecurrentDecoder),
+    "mlp": DecoderKind(MlpConfig, MlpDecoder),
+    "wiener": DecoderKind(WienerDecoderConfig, WienerDecoder, fit_wiener_decoder),
+}
 """By the name a checkpoint gives."""
 
 

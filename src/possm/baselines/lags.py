@@ -41,6 +41,18 @@ class Bins:
         """The same bins, no value above the (units,) ceiling."""
         return Bins(np.minimum(self.values, ceiling), self.edges_s, self.domain, self.from_spikes)
 
+    def summed(self, number: int) -> Bins:
+        """Every `number` bins as one; what is left at the end is left out.
+
+        Raises:
+            RecordingError: There are fewer bins than that.
+        """
+        if len(self.values) < number:
+            raise RecordingError("the recording is shorter than one bin", got=f"{len(self.values)} bins")
+        whole = len(self.values) // number * number
+        values = self.values[:whole].reshape(-1, number, self.values.shape[1]).sum(axis=1)
+        return Bins(values, self.edges_s[: whole + 1 : number], self.domain, self.from_spikes)
+
     def lagged(self, times_s: np.ndarray, *, lags: int, width: int = 1, strict: bool = True) -> np.ndarray:
         """The `lags` newest spans of `width` bins that each time may see, newest first.
 
@@ -131,12 +143,15 @@ class Design:
         return mean, np.where(deviation > 0, deviation, 1.0)
 
 
-def bin_recording(recording: Recording, bin_ms: float, *, cross_gaps: bool = False) -> Bins:
+def bin_recording(
+    recording: Recording, bin_ms: float, *, cross_gaps: bool = False, rebin: bool = False
+) -> Bins:
     """The recording's own bins if it has some; else its spikes counted in bins of `bin_ms`.
 
     Args:
         recording: Its bins or spikes are read as a whole.
         bin_ms: See above.
+        rebin: Whether its own bins are summed to bins of `bin_ms`, which must be a whole number of them.
         cross_gaps: Whether history may reach across a gap of the domain, into bins that were recorded but
             do not count. Never across the point where two stretches touch, for there time itself is cut.
 
@@ -147,7 +162,8 @@ def bin_recording(recording: Recording, bin_ms: float, *, cross_gaps: bool = Fal
         raise RecordingError("the domain is empty", about=recording.name, fix="prepare the recording again")
     domain = _bridged(recording.domain) if cross_gaps else recording.domain
     if recording.binned is not None:
-        return _own_bins(recording, domain)
+        own = _own_bins(recording, domain)
+        return own.summed(max(1, round(bin_ms / 1e3 / own.bin_s))) if rebin else own
     assert recording.spikes is not None
     start_s, end_s = float(recording.domain.start_s[0]), float(recording.domain.end_s.max())
     bin_s = bin_ms / 1e3

@@ -41,7 +41,10 @@ class WienerConfig:
     strict: bool = True
     """Whether the value at time t is made from bins that end at or before t. Otherwise from the bins up to
     the one that holds t, the convention of the paper."""
-
+    ahead_ms: float = 0.0
+    """How much further back the bins of a value end than `strict` says: above 0 forecasts."""
+    rebin: bool = False
+    """Whether a binned recording's bins are summed to bins of `bin_ms`, too."""
     cross_gaps: bool = False
     """Whether history reaches across gaps of the domain (see `bin_recording`). By default a gap starts it
     anew, as it does for the other decoders."""
@@ -109,7 +112,7 @@ class Wiener:
                 got=f"{recording.num_units} units",
                 wanted=f"the {len(self.unit_ids)} units of {self.session_id}",
             )
-        bins = bin_recording(recording, self.config.bin_ms, cross_gaps=self.config.cross_gaps)
+        bins = _bins(recording, self.config)
         if not np.isclose(bins.bin_s, self.bin_s, rtol=1e-6):
             raise RecordingError(
                 "the bins have another length", about=recording.name, got=f"{bins.bin_s} s", wanted=self.bin_s
@@ -117,7 +120,8 @@ class Wiener:
         times_s = recording.behavior(self.behavior).times_s
         times_s = times_s[(recording.domain if intervals is None else intervals).contains(times_s)]
         design = Design(bins.capped(self.ceiling), self.lags, self.width, self.config.strict)
-        rows = [inputs @ self.weights for _, inputs in design.blocks(times_s, self.mean)]
+        ahead_s = self.config.ahead_ms / 1e3
+        rows = [inputs @ self.weights for _, inputs in design.blocks(times_s - ahead_s, self.mean)]
         return times_s, self.offset + (np.concatenate(rows) if rows else np.zeros((0, len(self.offset))))
 
 
@@ -141,9 +145,9 @@ def fit_wiener(
             normal equations can take.
     """
     config = _affordable(config or WienerConfig(), recording)
-    bins = bin_recording(recording, config.bin_ms, cross_gaps=config.cross_gaps)
-    train = _measured(recording, behavior, "train", None)
-    valid = _measured(recording, behavior, "valid", selection)
+    bins = _bins(recording, config)
+    train = _measured(recording, behavior, "train", ahead_ms=config.ahead_ms)
+    valid = _measured(recording, behavior, "valid", selection, ahead_ms=config.ahead_ms)
     ceiling = _ceiling(bins, recording.split("train"), config.cap_percentile)
     capped = bins.capped(ceiling)
     widths = config.widths if bins.from_spikes else (1,)
@@ -253,10 +257,15 @@ def _ceiling(bins: Bins, train: Intervals, percentile: float | None) -> np.ndarr
     return np.maximum(np.percentile(bins.values[bins.inside(train)], percentile, axis=0), 1.0)
 
 
+def _bins(recording: Recording, config: WienerConfig) -> Bins:
+    return bin_recording(recording, config.bin_ms, cross_gaps=config.cross_gaps, rebin=config.rebin)
+
+
 def _measured(
-    recording: Recording, behavior: str, split: str, within: Intervals | None
+    recording: Recording, behavior: str, split: str, within: Intervals | None = None, *, ahead_ms: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Times (n,) and values (n, d) of the samples of a split that have a value in every dimension."""
+    """Values (n, d) of the samples of a split that have one in every dimension, and when (n,) to look for the
+    bins of each."""
     signal = recording.behavior(behavior)
     times_s, values = signal.times_s, np.asarray(signal.values[:], np.float64)
     keep = np.isfinite(values).all(axis=1) & recording.domain.contains(times_s)
@@ -267,4 +276,4 @@ def _measured(
         raise RecordingError(
             f"the {split} split has no sample of '{behavior}'", about=recording.name, got="0 samples"
         )
-    return times_s[keep], values[keep]
+    return times_s[keep] - ahead_ms / 1e3, values[keep]

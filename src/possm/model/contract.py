@@ -10,6 +10,7 @@ this contract can be trained, scored, saved and streamed by the same code (possm
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,6 +68,11 @@ class DecoderConfig:
         return self.chunk_ms if self.lead_ms is None else self.lead_ms
 
     @property
+    def inputs(self) -> tuple[str, ...]:
+        """What it reads, names in KINDS; a decoder that reads more than spikes has a setting of this name."""
+        return ("spikes",)
+
+    @property
     def strictly_causal(self) -> bool:
         """Whether an output at t uses spikes before t only."""
         return self.effective_lead_ms >= self.chunk_ms
@@ -81,6 +87,14 @@ class DecoderModel(nn.Module):
     @abstractmethod
     def initial_state(self, num_sequences: int) -> State:
         """The state before the first chunk, for S sequences."""
+
+    def fit_inputs(self, recordings: Sequence[Any], vocabulary: Any) -> None:
+        """Take from the train split of recordings what inputs are normalised with, before the first step.
+
+        Nothing by default. Only what belongs to the units and sessions of these recordings may change, so
+        that a decoder can be extended.
+        """
+        del recordings, vocabulary
 
     def tables(self) -> Any:
         """What a stream makes once and passes to every call; None where there is nothing."""

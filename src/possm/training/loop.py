@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from possm.data.recording import Recording
+from possm.training.closed import fit_closed_form, is_closed_form
 from possm.training.config import Progress, TrainConfig, TrainResult
 from possm.training.memory import keep_freed_memory
 from possm.training.preflight import check_run
@@ -42,4 +43,6 @@ def train(
     """
     keep_freed_memory()
     check_run(recordings, config, chunk_ms=config.decoder.chunk_ms)
+    if is_closed_form(config):
+        return fit_closed_form(recordings, config, Path(out), progress=progress)
     return Run(fresh_start(recordings, config), Path(out)).run(progress)
