@@ -46,7 +46,7 @@ class Recording:
     path: Path | None = None
     """The file it was read from."""
     file: Any = field(default=None, repr=False)
-    """The open file of a lazy recording; `close` closes it."""
+    """The file of a lazy recording; `close` ends reading it."""
 
     def __post_init__(self) -> None:
         if (self.spikes is None) == (self.binned is None):
@@ -148,7 +148,7 @@ class Recording:
         )
 
     def close(self) -> None:
-        """Close the file of a lazy recording; its data cannot be read any more. Closing twice is fine."""
+        """End reading the file of a lazy recording. Closing twice is fine."""
         if self.file is not None:
             self.file.close()
 

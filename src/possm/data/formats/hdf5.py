@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from possm.data.formats.hdf5_series import (
+    Column,
     groups_in,
     kind_of,
     plain,
@@ -24,9 +26,10 @@ from possm.data.formats.hdf5_series import (
     strings,
 )
 from possm.data.formats.hdf5_write import FACTS, write_hdf5
+from possm.data.formats.stored import StoredFile
 from possm.data.intervals import Intervals
 from possm.data.recording import Recording
-from possm.data.series import Binned
+from possm.data.series import Binned, Signal
 from possm.errors import RecordingError
 
 __all__ = ["read_hdf5", "write_hdf5"]
@@ -37,32 +40,26 @@ def read_hdf5(path: str | Path, lazy: bool = True) -> Recording:
 
     Args:
         path: The ``.h5`` file.
-        lazy: Leave spikes, counts and signals in the file and read what is sliced (close the recording,
-            or use it in a ``with``); otherwise read all and close the file.
+        lazy: Leave spikes, counts and signals in the file and read what is sliced, until the recording is
+            closed; otherwise read all.
 
     Raises:
         RecordingError: The file is missing, damaged, or of another layout.
     """
     path = Path(path)
-    file = _open(path)
-    try:
-        recording = _recording(file, path)
-        if lazy:
-            return recording
-        recording = recording.load()
-    except RecordingError:
-        file.close()
-        raise
-    except Exception as error:  # h5py raises a dozen kinds of error on a damaged file
-        file.close()
-        raise RecordingError(
-            "the file is damaged, or not of the brainsets layout",
-            about=path,
-            got=f"{type(error).__name__}: {error}",
-            fix="fetch or prepare it again; docs/formats.md describes the layout",
-        ) from error
-    file.close()
-    return recording
+    with _open(path) as file:
+        try:
+            recording = _recording(file, path)
+            return _stored(recording, StoredFile.of(path)) if lazy else recording.load()
+        except RecordingError:
+            raise
+        except Exception as error:  # h5py raises a dozen kinds of error on a damaged file
+            raise RecordingError(
+                "the file is damaged, or not of the brainsets layout",
+                about=path,
+                got=f"{type(error).__name__}: {error}",
+                fix="fetch or prepare it again; docs/formats.md describes the layout",
+            ) from error
 
 
 def _open(path: Path) -> h5py.File:
@@ -105,8 +102,24 @@ def _recording(file: h5py.File, path: Path) -> Recording:
         intervals=intervals,
         attributes=attributes,
         path=path,
-        file=file,
     )
+
+
+def _stored(recording: Recording, file: StoredFile) -> Recording:
+    """The same recording with arrays that outlive the open file."""
+    spikes, binned = recording.spikes, recording.binned
+    if spikes is not None:
+        spikes = replace(spikes, times_s=file.array(spikes.times_s), unit=file.array(spikes.unit))
+    if binned is not None:
+        binned = replace(binned, values=file.array(binned.values))
+    signals = {name: _stored_signal(signal, file) for name, signal in recording.signals.items()}
+    return replace(recording, spikes=spikes, binned=binned, signals=signals, file=file)
+
+
+def _stored_signal(signal: Signal, file: StoredFile) -> Signal:
+    column, times = isinstance(signal.values, Column), signal.timestamps_s
+    values = Column(file.array(signal.values.dataset)) if column else file.array(signal.values)
+    return replace(signal, values=values, timestamps_s=None if times is None else file.array(times))
 
 
 def _facts(file: h5py.File) -> Iterator[tuple[str, str | float]]:

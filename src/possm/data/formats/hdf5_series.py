@@ -136,9 +136,9 @@ def _is_signal(name: str, dataset: object) -> bool:
 
 
 class Column:
-    """A dataset of shape (n,) that slices like one of shape (n, 1)."""
+    """An array of shape (n,) in a file that slices like one of shape (n, 1)."""
 
-    def __init__(self, dataset: h5py.Dataset) -> None:
+    def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
         self.shape = (*dataset.shape, 1)
         self.dtype = dataset.dtype
