@@ -19,6 +19,11 @@ Array = Any
 """numpy.ndarray or torch.Tensor."""
 
 
+KINDS = {"spikes": 0, "counts": 1, "power": 2}
+"""What a decoder can read, by the number of its token kind: spikes (or bins of k spikes) have a time and a
+multiplicity; counts per bin and spike-band power, causally normalized, have a value in every bin."""
+
+
 @dataclass(frozen=True)
 class Tokens:
     """The inputs of S x C chunks, concatenated; no padding.
@@ -35,6 +40,24 @@ class Tokens:
     """(N,) float32: multiplicity, above 0. A spike is 1; a bin of k spikes is one token of count k."""
     offsets: Array
     """(S*C + 1,) int64: first token of every chunk, and N at the end."""
+
+
+@dataclass(frozen=True)
+class Values:
+    """Inputs with a value, of S x C chunks. Every unit has one of each kind in every bin, zeros included, so
+    the M of a chunk are laid out alike in a whole sequence: bin by bin, in a bin kind by kind, unit by unit.
+    """
+
+    value: Array
+    """(S, C, M) float32."""
+    unit: Array
+    """(S, M) int64: vocabulary row of the unit; 0 (blank) is no token: other sequences have more."""
+    kind: Array
+    """(S, M) int64: a number of KINDS, not 0."""
+    time_s: Array
+    """(S, M) float32: centre of the bin, in seconds since the start of the chunk."""
+    size: Array
+    """(S, C) int64: how many of the M a chunk has; less than M past the end of its data."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +93,8 @@ class Batch:
     """By behavior name."""
     targets: Mapping[str, Targets] = field(default_factory=dict)
     """By behavior name; empty when nothing is known (a live stream)."""
+    values: Values | None = None
+    """Tokens with a value; None where the decoder reads none."""
 
     def to(self, convert: Callable[[Array], Array]) -> Batch:
         """The same batch with every array passed through `convert` (to torch, to a device)."""
@@ -79,6 +104,7 @@ class Batch:
             session=convert(self.session),
             queries={name: _map(value, convert) for name, value in self.queries.items()},
             targets={name: _map(value, convert) for name, value in self.targets.items()},
+            values=None if self.values is None else _map(self.values, convert),
         )
 
 

@@ -1,6 +1,6 @@
 """POSSM, top to bottom like the figure of the paper (arXiv 2506.05320, figure 2):
 
-    spikes of a chunk -> tokens -> input cross-attention -> one latent
+    spikes of a chunk -> tokens -> input cross-attention -> one latent (or several, `latents`)
     latent, state     -> recurrent backbone              -> hidden state
     k hidden states   -> output cross-attention at any time asked -> behavior
 
@@ -17,12 +17,13 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from possm.batch import Batch, State
+from possm.batch import KINDS, Batch, State
 from possm.config import require
 from possm.errors import ConfigError
 from possm.model.backbones import BACKBONES, Backbone
 from possm.model.contract import BehaviorConfig, DecoderConfig, DecoderModel
 from possm.model.encoder import Encoder, UnitTables
+from possm.model.latents import LatentEncoder, LatentTables
 from possm.model.readout import READOUTS, ReadoutAttention
 from possm.model.rotary import Rotary
 from possm.model.tokens import TokenEmbedding, embedding_table
@@ -56,6 +57,14 @@ class PossmConfig(DecoderConfig):
     """Longest rotary period of both."""
     dropout: float = 0.2
     """In the feed-forward blocks and between backbone layers."""
+    inputs: tuple[str, ...] = ("spikes",)
+    """What it reads, names in KINDS: spikes; counts or power, with a value in every bin (paper, speech)."""
+    num_latents: int = 1
+    """Latents per chunk, side by side in the input of the backbone (paper: 1; speech 4)."""
+    latent_layers: int = 0
+    """Layers of self-attention among the latents of a chunk (paper: none; speech 1)."""
+    latent_heads: int = 2
+    """Heads of these (paper, speech: 2)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -63,6 +72,11 @@ class PossmConfig(DecoderConfig):
         for name in ("width", "hidden", "num_layers", "num_context", "head_width"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         require(0 <= self.dropout < 1, "dropout", self.dropout, "0 or more, below 1")
+        check_inputs(self.inputs)
+        require(self.num_latents >= 1, "num_latents", self.num_latents, "1 or more")
+        require(self.latent_layers >= 0, "latent_layers", self.latent_layers, "0 or more")
+        divides = self.latent_heads >= 1 and self.width % self.latent_heads == 0
+        require(divides or not self.latent_layers, "latent_heads", self.latent_heads, f"a divisor of the width, {self.width}")
         pairs = self.num_rotary_pairs
         require(2 <= 2 * pairs <= self.head_width, "num_rotary_pairs", pairs, "1 to half of head_width")
         for name in ("encoder_t_min_s", "readout_t_min_s"):
@@ -75,6 +89,23 @@ class PossmConfig(DecoderConfig):
     def large(cls, **changes: object) -> PossmConfig:
         """The paper's large model (o-POSSM): 256-wide tokens, four layers of 512."""
         return cls(**{"width": 256, "hidden": 512, "num_layers": 4, **changes})  # type: ignore[arg-type]
+
+    @property
+    def plain(self) -> bool:
+        """Whether the encoder is the small model's: spikes only, one latent, nothing after it."""
+        return self.inputs == ("spikes",) and self.num_latents == 1 and not self.latent_layers
+
+
+def check_inputs(inputs: tuple[str, ...]) -> None:
+    """Raise a ConfigError unless these are different names in KINDS."""
+    known = f"one or more of {', '.join(KINDS)}"
+    require(bool(inputs) and set(inputs) <= set(KINDS), "inputs", inputs, known)
+    require(len(set(inputs)) == len(inputs), "inputs", inputs, "each once")
+
+
+def value_kinds(inputs: tuple[str, ...]) -> tuple[int, ...]:
+    """Numbers of those kinds whose tokens have a value."""
+    return tuple(KINDS[name] for name in inputs if KINDS[name])
 
 
 class Possm(DecoderModel):
@@ -97,17 +128,14 @@ class Possm(DecoderModel):
             raise ConfigError("the decoder has nothing to decode", fix="name a behavior")
         self.config = config
         pairs, longest = config.num_rotary_pairs, config.t_max_s
-        self.token = TokenEmbedding(num_units, config.width)
+        self.token = TokenEmbedding(num_units, config.width, kinds=value_kinds(config.inputs))
         self.session = embedding_table(num_sessions, config.width)
-        self.encoder = Encoder(
-            config.width,
-            head_width=config.head_width,
-            rotary=Rotary(pairs, t_min_s=config.encoder_t_min_s, t_max_s=longest),
-            latent_time_s=config.chunk_s / 2,
-            dropout=config.dropout,
-        )
+        self.encoder = _encoder(config)
         self.backbone: Backbone = BACKBONES[config.backbone](
-            config.width, hidden=config.hidden, num_layers=config.num_layers, dropout=config.dropout
+            config.num_latents * config.width,
+            hidden=config.hidden,
+            num_layers=config.num_layers,
+            dropout=config.dropout,
         )
         self.attention = ReadoutAttention(
             config.width,
@@ -130,12 +158,14 @@ class Possm(DecoderModel):
         seen = torch.zeros(num_sequences, dtype=torch.int64, device=like.device)
         return State(self.backbone.initial_state(num_sequences), recent, seen)
 
-    def tables(self) -> UnitTables:
+    def tables(self) -> UnitTables | LatentTables:
         """What every unit answers; a stream makes it once, training once a batch."""
+        if isinstance(self.encoder, LatentEncoder):
+            return self.encoder.latent_tables(self.token(), self.token.lines())
         return self.encoder.tables(self.token())
 
     def forward(
-        self, batch: Batch, state: State | None = None, tables: UnitTables | None = None
+        self, batch: Batch, state: State | None = None, tables: UnitTables | LatentTables | None = None
     ) -> tuple[dict[str, Tensor], State]:
         """Decode S x C chunks.
 
@@ -149,8 +179,7 @@ class Possm(DecoderModel):
         """
         num_sequences = len(batch.session)
         state = self.initial_state(num_sequences) if state is None else state
-        latents = self.encoder(batch.tokens, self.tables() if tables is None else tables)
-        sequence = latents.view(num_sequences, batch.num_chunks, -1)
+        sequence = self.encode(batch, self.tables() if tables is None else tables)
         hidden, backbone_state = self.backbone(sequence, state.backbone)
         history = torch.cat([state.recent, hidden], dim=1)
         contexts = self.attention.contexts(history)
@@ -163,12 +192,36 @@ class Possm(DecoderModel):
             outputs[name] = readout(attended)
         return outputs, self._next_state(state, backbone_state, history, batch.num_chunks)
 
+    def encode(self, batch: Batch, tables: UnitTables | LatentTables) -> Tensor:
+        """The latents of every chunk, side by side: (S, C, num_latents * width)."""
+        if isinstance(tables, LatentTables):
+            latents = cast(LatentEncoder, self.encoder).read(batch.tokens, batch.values, tables)
+        else:
+            latents = self.encoder(batch.tokens, tables)
+        return latents.view(len(batch.session), batch.num_chunks, -1)
+
     def _next_state(
         self, state: State, backbone: tuple[Tensor, ...], history: Tensor, num_chunks: int
     ) -> State:
         kept = self.config.num_context - 1
         recent = history[:, history.shape[1] - kept :]
         return State(backbone, recent, (state.seen + num_chunks).clamp(max=kept))
+
+
+def _encoder(config: PossmConfig) -> Encoder:
+    rotary = Rotary(config.num_rotary_pairs, t_min_s=config.encoder_t_min_s, t_max_s=config.t_max_s)
+    sizes = {"head_width": config.head_width, "rotary": rotary, "dropout": config.dropout}
+    if config.plain:
+        return Encoder(config.width, latent_time_s=config.chunk_s / 2, **sizes)  # type: ignore[arg-type]
+    return LatentEncoder(
+        config.width,
+        num_latents=config.num_latents,
+        num_layers=config.latent_layers,
+        num_heads=config.latent_heads,
+        kinds=value_kinds(config.inputs),
+        chunk_s=config.chunk_s,
+        **sizes,  # type: ignore[arg-type]
+    )
 
 
 def _module_name(behavior: str) -> str:

@@ -62,11 +62,7 @@ class Encoder(nn.Module):
         half precision would round times within a chunk by many turns of the fast features."""
         query = self.to_query(self.norm_latent(self.latent)) * self.to_query.out_features**-0.5
         key, value = self.to_key_value(self.norm_token(token)).chunk(2, dim=-1)
-        pairs = len(self.rotary.omega)
-        q1, q2, q_still = query.split([pairs, pairs, query.shape[1] - 2 * pairs], dim=1)
-        k1, k2, k_still = key.split([pairs, pairs, key.shape[1] - 2 * pairs], dim=1)
-        constant = k_still @ q_still.T
-        score = torch.cat([constant, q1 * k1 + q2 * k2, q2 * k1 - q1 * k2], dim=1)
+        score = score_coefficients(query, key, pairs=len(self.rotary.omega))
         return UnitTables(score.to(self.rotary.omega), value.to(self.rotary.omega))
 
     def forward(self, tokens: Tokens, tables: UnitTables) -> Tensor:
@@ -87,3 +83,11 @@ class Encoder(nn.Module):
         """An empty chunk is one blank token at its start: the softmax over it is 1."""
         start = tables.value.new_tensor([-self.latent_time_s])
         return rotate(tables.value[BLANK : BLANK + 1], *self.rotary(start))
+
+
+def score_coefficients(query: Tensor, key: Tensor, *, pairs: int) -> Tensor:
+    """a_u, then b_uf, then c_uf of the formula above: one query (1, head) and all keys -> (units, 1 + 2F)."""
+    q1, q2, q_still = query.split([pairs, pairs, query.shape[1] - 2 * pairs], dim=1)
+    k1, k2, k_still = key.split([pairs, pairs, key.shape[1] - 2 * pairs], dim=1)
+    constant = k_still @ q_still.T
+    return torch.cat([constant, q1 * k1 + q2 * k2, q2 * k1 - q1 * k2], dim=1)

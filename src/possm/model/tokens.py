@@ -14,18 +14,34 @@ NUM_KINDS = 4
 
 
 class TokenEmbedding(nn.Module):
-    """Unit and kind tables (paper section 3.1): one row a unit, time left to the rotary embedding."""
+    """Unit and kind tables (paper section 3.1): one row a unit, time left to the rotary embedding.
 
-    def __init__(self, num_units: int, width: int) -> None:
+    Args:
+        num_units: Rows of the unit table.
+        width: Size of a token.
+        kinds: Rows of the kinds of tokens that have a value; each has a direction that the value moves along.
+    """
+
+    def __init__(self, num_units: int, width: int, *, kinds: tuple[int, ...] = ()) -> None:
         super().__init__()
+        self.value_kinds = kinds
         self.unit = nn.Embedding(num_units, width)
         self.kind = nn.Embedding(NUM_KINDS, width)
         for table in (self.unit, self.kind):
             nn.init.normal_(table.weight, std=EMBEDDING_STD)
+        if kinds:
+            self.value = embedding_table(NUM_KINDS, width)
 
     def forward(self) -> Tensor:
         """The token of every unit: (units, width)."""
         return self.unit.weight + self.kind.weight[0]
+
+    def lines(self) -> tuple[Tensor, Tensor] | None:
+        """Tokens with a value x are offset + x * slope: (K, units, width), (K, width); None without any."""
+        if not self.value_kinds:
+            return None
+        kinds = list(self.value_kinds)
+        return self.unit.weight + self.kind.weight[kinds].unsqueeze(1), self.value.weight[kinds]
 
 
 def embedding_table(num_rows: int, width: int) -> nn.Embedding:

@@ -5,7 +5,7 @@
 Inputs: ``unit`` (N,) rows of the session's units, 1 or more, ``time_s`` (1, N) since the start of the chunk,
 ``count`` (1, N), ``query_time_s`` (Q, 1) output time minus the end of the chunk, the state (``state.0``, ...,
 ``recent``, ``seen``), and with several behaviors ``query_behavior`` (Q,), the number of each query's. N and Q
-vary and may be 0. Outputs: one (Q, D) per behavior, in scaled units, and ``next.`` + every state tensor.
+vary and may be 0. Outputs: one (Q, D) per behavior, scaled or logits, and ``next.`` + every state tensor.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from possm.data.vocabulary import BLANK_UNIT, Vocabulary
 from possm.decoders import kind_of
 from possm.errors import CheckpointError, StreamError
 from possm.model.decoder import Possm, PossmConfig
-from possm.model.readout import ContinuousReadout
+from possm.model.readout import CategoryReadout, ContinuousReadout
 from possm.streaming.engines import StreamSpec
 from possm.streaming.graph import Graph
 from possm.streaming.graph_backbones import STEPS
@@ -68,6 +68,12 @@ def export_decoder(
     if not isinstance(decoder.model, Possm):
         raise CheckpointError(
             "only POSSM decoders are exported; this one runs on the torch engine", got=kind_of(decoder.config)
+        )
+    if not decoder.config.plain:
+        raise CheckpointError(
+            "a decoder of several latents, or of tokens with a value, is not exported yet",
+            got=f"inputs {', '.join(decoder.config.inputs)}, {decoder.config.num_latents} latents",
+            fix="run it on the torch engine",
         )
     with torch.inference_mode():
         model = copy.deepcopy(decoder.model).cpu().double().eval()
@@ -131,7 +137,7 @@ def build(model: Possm, rows: np.ndarray, session: int, *, precision: str = "flo
 
 
 def _answer(graph: Graph, attended: str, readout: Any, behavior: str) -> tuple[str, int]:
-    if not isinstance(readout, ContinuousReadout):
+    if not isinstance(readout, ContinuousReadout | CategoryReadout):
         raise CheckpointError(
             "this kind of readout cannot be exported yet", about=behavior, got=type(readout).__name__
         )

@@ -34,7 +34,7 @@ def encode(graph: Graph, model: Possm, rows: np.ndarray) -> str:
         rows: (units,) rows of its unit table, the blank unit first.
     """
     encoder = model.encoder
-    tables = UnitTables(*(table[torch.from_numpy(rows)] for table in model.tables()))
+    tables = UnitTables(*(table[torch.from_numpy(rows)] for table in encoder.tables(model.token())))
     pairs = len(encoder.rotary.omega)
     untimed = [tables.score[:, :1], tables.value[:, 2 * pairs :], tables.value.new_ones(len(rows), 1)]
     unit = graph.input("unit", "int64", ["tokens"])
