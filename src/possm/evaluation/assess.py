@@ -17,9 +17,11 @@ from possm.data.checks import check_recording
 from possm.data.files import atomic_path
 from possm.data.recording import Recording
 from possm.errors import PossmError
+from possm.evaluation.answers import TrialAnswers
 from possm.evaluation.metrics import r2
 from possm.evaluation.report import Raster, ReportData, Trace, write_report
 from possm.evaluation.score import (
+    TRIAL_WARMUP_S,
     WARMUP_S,
     Decoded,
     Score,
@@ -40,14 +42,17 @@ class Assessment:
 
     scores: list[Score] = field(default_factory=list)
     traces: list[Trace] = field(default_factory=list)
+    trials: list[TrialAnswers] = field(default_factory=list)
+    """Of categories, what was answered in every trial."""
     warnings: list[str] = field(default_factory=list)
     """What is odd about the recordings, and why a Wiener filter is missing."""
 
     def table(self) -> str:
         """The scores as lines of text, and their mean and SD where there are several sessions."""
         head = f"{'session':<28} {'behavior':<14} {'split':<6} {'R2':>7} {'Wiener':>7}  per dimension"
-        lines = [head, *map(_line, self.scores)]
-        for name in dict.fromkeys(score.behavior for score in self.scores):
+        lines = [head, *(_line(score) for score in self.scores if score.accuracy is None)]
+        lines = lines if len(lines) > 1 else []
+        for name in dict.fromkeys(score.behavior for score in self.scores if score.accuracy is None):
             each = [score.r2 for score in self.scores if score.behavior == name]
             theirs = [s.r2_wiener for s in self.scores if s.behavior == name and s.r2_wiener is not None]
             if len(each) > 1:
@@ -56,7 +61,7 @@ class Assessment:
                     f"{'mean of ' + str(len(each)):<28} {name:<14} {'':<6} {np.mean(each):7.3f} {wiener}"
                     f"  SD over sessions {np.std(each):.3f}"
                 )
-        return "\n".join(lines)
+        return "\n".join([*lines, *_class_lines(self.scores)])
 
 
 def assess(
@@ -66,6 +71,7 @@ def assess(
     split: str = "test",
     within: str | None = None,
     warmup_s: float = WARMUP_S,
+    trial_warmup_s: float = TRIAL_WARMUP_S,
     wiener: bool = True,
 ) -> Assessment:
     """Score a decoder on recordings, with a Wiener filter fitted on the same split beside it.
@@ -75,8 +81,14 @@ def assess(
     out = Assessment()
     for recording in recordings:
         out.warnings.extend(f"{recording.name}: {warning}" for warning in _oddities(decoder, recording))
-        scores, decoded = evaluate(decoder, recording, split=split, within=within, warmup_s=warmup_s)
+        starts = {"warmup_s": warmup_s, "trial_warmup_s": trial_warmup_s}
+        scores, decoded = evaluate(decoder, recording, split=split, within=within, **starts)
         for score in scores:
+            if score.accuracy is not None:
+                answers = decoded[score.behavior].trials
+                out.scores.append(score)
+                out.trials.extend([] if answers is None else [answers])
+                continue
             yardstick = None
             if wiener:
                 try:
@@ -121,6 +133,7 @@ def write_assessment(
         convention="strict" if decoder.config.strictly_causal else "paper",
         title="Decoding report",
         traces=assessment.traces,
+        trials=assessment.trials,
         raster=None if recording is None else _raster(recording, assessment),
         training=training,
         latency=latency or {},
@@ -171,7 +184,8 @@ def _trace(
 
 def _raster(recording: Recording, assessment: Assessment) -> Raster | None:
     """The spikes in the middle of what was scored of this recording."""
-    mine = [t for t in assessment.traces if t.session == recording.session_id and len(t.times_s)]
+    shown: list[Trace | TrialAnswers] = [*assessment.traces, *assessment.trials]
+    mine = [t for t in shown if t.session == recording.session_id and len(t.times_s)]
     if not mine:
         return None
     start_s = float(mine[0].times_s[len(mine[0].times_s) // 2])
@@ -190,6 +204,21 @@ def _line(score: Score) -> str:
     wiener = "      -" if score.r2_wiener is None else f"{score.r2_wiener:7.3f}"
     each = "  ".join(f"{value:.3f}" for value in score.r2_per_dimension)
     return f"{score.session:<28} {score.behavior:<14} {score.split:<6} {score.r2:7.3f} {wiener}  {each}"
+
+
+def _class_lines(scores: Sequence[Score]) -> list[str]:
+    mine = [score for score in scores if score.accuracy is not None]
+    lines = [f"{'session':<28} {'behavior':<20} {'split':<6} accuracy  trials"] if mine else []
+    for s in mine:
+        counted = "-" if s.trials is None else str(s.trials)
+        lines.append(f"{s.session:<28} {s.behavior:<20} {s.split:<6} {100 * s.value:6.1f} %  {counted:>6}")
+    for name in dict.fromkeys(score.behavior for score in mine):
+        each = [100 * score.value for score in mine if score.behavior == name]
+        if len(each) > 1:
+            of = f"mean of {len(each)}"
+            spread = f"SD over sessions {np.std(each):.1f}"
+            lines.append(f"{of:<28} {name:<20} {'':<6} {np.mean(each):6.1f} %  {spread}")
+    return lines
 
 
 def _finite(row: dict[str, Any]) -> dict[str, Any]:

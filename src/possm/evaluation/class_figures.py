@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from possm.evaluation.answers import TrialAnswers
 from possm.evaluation.figures import DPI, TRUE, WIDTH
-from possm.evaluation.trials import TrialAnswers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 MAX_TRIALS = 6  # trials whose probabilities are drawn
 NUMBERED = 16  # classes up to which numbers stand in the cells of a confusion matrix
@@ -42,7 +43,7 @@ def probabilities_figure(answers: TrialAnswers) -> Figure:
     return figure
 
 
-def _probabilities(axes: Axes, answers: TrialAnswers, trial: int) -> object:
+def _probabilities(axes: Axes, answers: TrialAnswers, trial: int) -> AxesImage:
     mine = answers.trial == trial
     elapsed_s = answers.times_s[mine] - answers.trials.start_s[trial]
     step_s = float(np.median(np.diff(elapsed_s))) if mine.sum() > 1 else 0.05

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from possm.evaluation import class_figures
+from possm.evaluation.answers import TrialAnswers
 from possm.evaluation.figures import finite, to_png
 from possm.evaluation.page import image, table
-from possm.evaluation.trials import TrialAnswers
 
 MAX_SESSIONS = 4  # sessions whose trials and confusions are drawn; the tables show all
 HOW = (

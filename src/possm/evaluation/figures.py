@@ -176,10 +176,12 @@ def _over_time(axes: Axes, times_s: np.ndarray, residual: np.ndarray) -> None:
 
 
 def learning_figure(training: Sequence[Mapping[str, Any]]) -> Figure:
-    """Training loss and validation R2 over the course of training."""
+    """Training loss and validation score over the course of training."""
     figure = _figure(2.9)
     clock = "epoch" if all(finite(row.get("epoch")) for row in training) else "step"
-    panels = (("train_loss", "training loss", LOSS), ("valid_r2", "validation R2", DECODED))
+    known = {"valid_r2": "validation R2", "valid_accuracy": "validation accuracy", "valid_score": "score"}
+    valid = next((key for key in known if any(key in row for row in training)), "valid_r2")
+    panels = (("train_loss", "training loss", LOSS), (valid, known[valid], DECODED))
     for place, (key, label, colour) in enumerate(panels, start=1):
         axes = figure.add_subplot(1, 2, place)
         points = [
@@ -193,7 +195,7 @@ def learning_figure(training: Sequence[Mapping[str, Any]]) -> Figure:
             continue
         x, y = np.array(points).T
         axes.plot(x, y, color=colour, linewidth=1.6, marker="o" if len(x) < 40 else None, markersize=3)
-        if key == "valid_r2":
+        if key == valid:
             best = int(np.argmax(y))
             axes.plot(x[best], y[best], "o", markersize=8, markerfacecolor="none", color=TRUE)
             axes.set_title(f"{label}, best {y[best]:.3f} at {clock} {x[best]:g}")

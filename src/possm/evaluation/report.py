@@ -7,7 +7,7 @@ report can be written again without a decoder or a recording. The file holds no 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,8 @@ import numpy as np
 from possm.data.files import atomic_path
 from possm.errors import ConfigError
 from possm.evaluation import figures
+from possm.evaluation.answers import TrialAnswers
+from possm.evaluation.class_report import class_headlines, class_sections, class_table, is_class_row
 from possm.evaluation.figures import finite
 from possm.evaluation.page import facts, image, page, table
 from possm.evaluation.traces import Raster, Trace
@@ -47,14 +49,17 @@ class ReportData:
     """Everything a report shows. Only the rows are required; what is missing is left out."""
 
     rows: Sequence[Mapping[str, Any]]
-    """Rows of ``scores.json``: session, behavior, split, r2, r2_per_dimension, r2_wiener, seconds, chunks."""
+    """Rows of ``scores.json``: session, behavior, split, r2, r2_per_dimension, r2_wiener, seconds, chunks; of
+    categories accuracy and trials."""
     convention: str = "strict"
     """A key of `CONVENTIONS`: which spikes a value was decoded from."""
     title: str = "Decoding report"
     traces: Sequence[Trace] = ()
+    trials: Sequence[TrialAnswers] = ()
+    """Answers of the trials of categories."""
     raster: Raster | None = None
     training: Sequence[Mapping[str, Any]] = ()
-    """Rows of ``metrics.jsonl``: step or epoch, train_loss, valid_r2."""
+    """Rows of ``metrics.jsonl``: step or epoch, train_loss, and valid_r2 or valid_accuracy."""
     latency: Mapping[str, float] = field(default_factory=dict)
     """By name with its unit, such as ``step_p50_ms``."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -68,10 +73,15 @@ class ReportData:
 def write_report(path: str | Path, data: ReportData) -> Path:
     """Write the report as one self-contained HTML file, and return its path. An older one is replaced."""
     with figures.style():
+        classed = [row for row in data.rows if is_class_row(row)]
+        data = replace(data, rows=[row for row in data.rows if not is_class_row(row)])
+        moving = bool(data.rows) or not classed
         sections = [
-            *_headlines(data),
-            _score_table(data),
-            *_score_figures(data),
+            *class_headlines(classed),
+            *(_headlines(data) if moving else ()),
+            *([class_table(classed)] if classed else ()),
+            *([_score_table(data), *_score_figures(data)] if moving else ()),
+            *class_sections(data.trials),
             *_trace_figures(data),
             *_raster_figure(data),
             *_training_figure(data),
@@ -212,7 +222,7 @@ def _raster_figure(data: ReportData) -> Iterator[str]:
 
 def _training_figure(data: ReportData) -> Iterator[str]:
     if data.training:
-        note = "Loss on the training windows and R2 on the validation split; the ring marks the best."
+        note = "Loss on the training windows and score on the validation split; the ring marks the best."
         yield "<h2>Training</h2>"
         yield _figure(figures.learning_figure(data.training), "Learning curves", note)
 

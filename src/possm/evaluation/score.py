@@ -19,8 +19,9 @@ from possm.data.loader import SampleMaker
 from possm.data.recording import Intervals, Recording
 from possm.data.windows import Window, warm_start
 from possm.errors import ConfigError, RecordingError
+from possm.evaluation.answers import TrialAnswers
 from possm.evaluation.metrics import accuracy, r2_per_dimension
-from possm.evaluation.trials import TrialAnswers, decode_trials, scored_trials
+from possm.evaluation.trials import decode_trials, scored_trials
 
 logger = logging.getLogger(__name__)
 

@@ -1,14 +1,10 @@
-"""Categories decoded trial by trial: probabilities while a trial runs, its decision, how often it is right.
-
-Every trial is decoded on its own and causally, by default from an empty state at its start; the decision of a
-trial is the likeliest class of its last answer.
-"""
+"""Categories decoded trial by trial, each on its own and causally, by default from an empty state."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -20,66 +16,11 @@ from possm.data.labels import TrialClasses, inside
 from possm.data.loader import SampleMaker
 from possm.data.recording import Recording
 from possm.data.windows import Window, warm_start
-from possm.errors import ConfigError, RecordingError
+from possm.errors import RecordingError
+from possm.evaluation.answers import TrialAnswers
 
 TRIALS_AT_ONCE = 64
 """Trials of equal length decoded in one call: bounds memory, changes nothing else."""
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class TrialAnswers:
-    """What was answered in every trial of one session, beside the true classes."""
-
-    session: str
-    behavior: str
-    classes: tuple[str, ...]
-    trials: Intervals
-    """n of them."""
-    target: np.ndarray
-    """(n,) int64: their classes."""
-    trial: np.ndarray
-    """(m,) int64, ascending: the trial each answer is of."""
-    times_s: np.ndarray
-    """(m,) float64, ascending within a trial."""
-    probabilities: np.ndarray
-    """(m, classes)."""
-
-    def __post_init__(self) -> None:
-        sizes = {len(self.trial), len(self.times_s), len(self.probabilities)}
-        if len(sizes) > 1 or np.shape(self.probabilities)[1:] != (len(self.classes),):
-            raise ConfigError(
-                "the answers of trials do not fit together",
-                about=self.session,
-                got=(np.shape(self.trial), np.shape(self.times_s), np.shape(self.probabilities)),
-            )
-
-    @property
-    def decision(self) -> np.ndarray:
-        """(n,) int64: the likeliest class at the end of each trial; -1 in a trial too short for an answer."""
-        decided = np.full(len(self.trials), -1, np.int64)
-        decided[self.trial] = self.probabilities.argmax(axis=1)  # the last of a trial stays
-        return decided
-
-    @property
-    def accuracy(self) -> float:
-        """Share of the trials decided rightly, 0 to 1; NaN without trials."""
-        return float(np.mean(self.decision == self.target)) if len(self.trials) else float("nan")
-
-    def evolving(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """How accuracy grows: (k,) seconds since the start of the trial, (k,) share of the trials that would
-        be decided rightly then, (k,) trials still running. Answers are gathered by whole milliseconds."""
-        elapsed_ms = np.rint((self.times_s - self.trials.start_s[self.trial]) * 1000).astype(np.int64)
-        right = self.probabilities.argmax(axis=1) == self.target[self.trial]
-        at_ms, row = np.unique(elapsed_ms, return_inverse=True)
-        running = np.bincount(row, minlength=len(at_ms))
-        return at_ms / 1000, np.bincount(row, right, minlength=len(at_ms)) / np.maximum(running, 1), running
-
-    def confusion(self) -> np.ndarray:
-        """(classes, classes) int64 trials: true class by row, decided class by column."""
-        table = np.zeros((len(self.classes), len(self.classes)), np.int64)
-        decided = self.decision >= 0
-        np.add.at(table, (self.target[decided], self.decision[decided]), 1)
-        return table
 
 
 def scored_trials(

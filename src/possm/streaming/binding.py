@@ -12,6 +12,7 @@ import numpy as np
 
 from possm.batch import Batch, Queries
 from possm.data.chunks import chunk_tokens
+from possm.data.labels import softmax
 from possm.data.scaling import Scaling
 from possm.errors import StreamError
 from possm.streaming.engines import Engine, StreamSpec, open_engine
@@ -56,7 +57,9 @@ class Binding:
         return Batch(tokens, self._session_rows, len(edges_s) - 1, queries)
 
     def physical(self, behavior: str, values: np.ndarray) -> np.ndarray:
-        """Answers of the engine in the physical unit of the behavior: (Q, D) -> (Q, D)."""
+        """Answers of the engine, (Q, D), in the physical unit of the behavior, or as probabilities."""
+        if behavior in self.spec.classes:
+            return softmax(values)
         scaling = self._scaling.get(behavior)
         return values if scaling is None else scaling.invert(values)
 

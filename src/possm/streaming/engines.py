@@ -41,6 +41,9 @@ class StreamSpec:
     session_scaling: dict[str, dict[str, Scaling]] = field(default_factory=dict)
     """Session -> behavior -> scaling, where a session has its own."""
 
+    classes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """By category behavior: names of the classes, in the order of its answers, which are logits."""
+
     def scaling_of(self, session_id: str) -> dict[str, Scaling]:
         """By behavior, for one session."""
         return scaling_of(session_id, self.scaling, self.session_scaling)

@@ -47,6 +47,7 @@ def random_decoder(
     scaling = {
         name: Scaling((0.0,) * behavior.num_dimensions, (1.0,) * behavior.num_dimensions)
         for name, behavior in config.behaviors.items()
+        if behavior.readout == "continuous"
     }
     return Decoder(model.to(dtype).eval(), vocabulary, scaling, {"rehearsal": seed})
 

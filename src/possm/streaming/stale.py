@@ -101,7 +101,8 @@ class Watchdog:
             values = nothing  # also where the last answer was none
         elif action == "decay":
             stale_ms = 1000 * silent_s - self.config.after_ms
-            values = nothing + (values - nothing) * values.dtype.type(math.exp(-stale_ms / self.config.tau_ms))
+            left = values.dtype.type(math.exp(-stale_ms / self.config.tau_ms))
+            values = nothing + (values - nothing) * left
         return replace(
             last,
             times_s=last.times_s[-1:] + silent_s,

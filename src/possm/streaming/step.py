@@ -68,6 +68,7 @@ def decode_stretch(
                     decoder_hash=bound.spec.hash,
                     dropped=dropped,
                     jumps=counts.jumps,
+                    classes=bound.spec.classes.get(name, ()),
                 )
 
     return list(predictions()), state

@@ -63,6 +63,7 @@ def spec_of(decoder: Decoder) -> StreamSpec:
         lead_ms=config.effective_lead_ms,
         hash=decoder.hash,
         session_scaling=dict(decoder.session_scaling),
+        classes=decoder.classes,
     )
 
 
