@@ -96,12 +96,16 @@ class SimulationConfig:
                 raise ConfigError("cannot simulate this", about=about, got=getattr(self, name), wanted=wanted)
 
 
-class Population(Protocol):
-    """The part of a configuration that says who the units are; all simulations share it."""
+class Named(Protocol):
+    """The part of a configuration that all simulations share."""
 
     @property
     def name(self) -> str:
         """Begins every session and subject id."""
+
+
+class Population(Protocol):
+    """The part of a configuration that says who the units are."""
 
     @property
     def num_units(self) -> int:
@@ -260,7 +264,7 @@ def _signals(config: SimulationConfig, trajectory: Trajectory, rng: np.random.Ge
 
 
 def session_facts(
-    config: Population, seed: int, subject: int, session: int, *, task: str
+    config: Named, seed: int, subject: int, session: int, *, task: str
 ) -> dict[str, str | float]:
     """The attributes of a simulated session; its configuration is among them as JSON."""
     day = FIRST_DAY + datetime.timedelta(days=session)
