@@ -23,6 +23,8 @@ _HOME = {
     "PossmConfig": "possm.model.decoder",
     "TrainConfig": "possm.training.loop",
     "train": "possm.api",
+    "FinetuneConfig": "possm.training.finetune_config",
+    "finetune": "possm.api",
     "Decoder": "possm.api",
     "load_decoder": "possm.api",
     "LiveDecoder": "possm.streaming.live",
@@ -32,6 +34,7 @@ _HOME = {
 
 __all__ = [
     "Decoder",
+    "FinetuneConfig",
     "LiveDecoder",
     "PossmConfig",
     "PossmError",
@@ -39,6 +42,7 @@ __all__ = [
     "Recording",
     "SimulationConfig",
     "TrainConfig",
+    "finetune",
     "load_decoder",
     "load_recording",
     "simulate_session",
@@ -46,7 +50,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from possm.api import Decoder, load_decoder, train
+    from possm.api import Decoder, finetune, load_decoder, train
     from possm.batch import Prediction
     from possm.data.formats import load_recording
     from possm.data.recording import Recording
@@ -54,6 +58,7 @@ if TYPE_CHECKING:
     from possm.errors import PossmError
     from possm.model.decoder import PossmConfig
     from possm.streaming.live import LiveDecoder
+    from possm.training.finetune_config import FinetuneConfig
     from possm.training.loop import TrainConfig
 
 

@@ -16,6 +16,8 @@ from possm.evaluation.score import Decoded, decode
 from possm.streaming.live import LiveDecoder
 from possm.training import loop
 from possm.training.config import Progress, TrainConfig, TrainResult
+from possm.training.finetune import FinetuneConfig
+from possm.training.finetune import finetune as adapt
 
 
 class Decoder(checkpoint.Decoder):
@@ -55,6 +57,19 @@ def train(
 ) -> TrainResult:
     """Train a decoder, as `possm.training.loop.train` does; the decoder of the result has the verbs above."""
     result = loop.train(recordings, config, os.fspath(out), progress=progress)
+    return replace(result, decoder=_with_verbs(result.decoder))
+
+
+def finetune(
+    decoder: checkpoint.Decoder,
+    recordings: Sequence[Recording],
+    config: FinetuneConfig,
+    out: str | os.PathLike[str],
+    *,
+    progress: Callable[[Progress], None] | None = None,
+) -> TrainResult:
+    """Adapt a decoder to new sessions, as `possm.training.finetune.finetune` does."""
+    result = adapt(decoder, recordings, config, os.fspath(out), progress=progress)
     return replace(result, decoder=_with_verbs(result.decoder))
 
 
