@@ -13,7 +13,7 @@ import pytest
 import toys
 from possm import __version__, cli
 from possm.checkpoint import load_decoder, save_decoder
-from possm.data.formats.hdf5 import write_hdf5
+from possm.data.formats import load_recording, write_hdf5
 from possm.data.simulate import SimulationConfig, simulate_session
 from possm.errors import PossmError
 from possm.model.decoder import BehaviorConfig
@@ -90,6 +90,8 @@ WRONG = {
     "train {}/day.h5 --behavior cursor.vel --out {}/day.h5/run": "day.h5/run",
     "stream {}/absent.safetensors --source replay:{}/day.h5 --sink csv:{}/o.csv": "no such file",
     "simulate --out {}/x --duration-s 1": "duration_s",
+    "simulate --task juggling --out {}/x": "there is no task 'juggling'",
+    "simulate --task speech --out {}/x --num-sentences 0": "num_sentences",
     "prepare {}/day.h5 --map limblab-binned --out {}/x.h5": "used as it is",
 }
 
@@ -165,6 +167,21 @@ def test_chunk_and_lead(capsys, folder, tmp_path):
         config = load_decoder(out / "decoder.safetensors").config
         assert (config.chunk_ms, config.strictly_causal) == (20, causal)
         assert config.effective_lead_ms == (20 if causal else 0)
+
+
+@pytest.mark.parametrize(
+    ("words", "column"),
+    [
+        ("--task handwriting --trials-per-character 3 --characters a b --num-units 5", "character"),
+        ("--task=speech --num-sentences 10 --max-sentence-s 3 --num-units 5", "phonemes"),
+    ],
+)
+def test_simulations_with_options_of_their_own(capsys, tmp_path, words, column):
+    status, shown, _ = run(capsys, "simulate", *words.split(), "--sessions", "2", "--out", tmp_path)
+    files = sorted(tmp_path.glob("*-d0?.h5"))
+    assert status == 0 and len(files) == 2 and str(files[0]) in shown
+    with load_recording(files[1]) as recording:
+        assert column in recording.intervals["trials"].columns and len(recording.split("test"))
 
 
 def test_from_nothing_to_a_stream(capsys, tmp_path):

@@ -63,6 +63,8 @@ def _run(name: str, arguments: list[str]) -> None:
     elif name == "train":
         chosen = _chosen("--decoder", arguments, default=DEFAULT_DECODER)
         _run_command(_train(chosen), name, arguments)
+    elif name == "simulate":
+        _run_command(_simulate(_chosen("--task", arguments, default="center_out")), name, arguments)
     else:
         _run_command(COMMANDS[name](), name, arguments)
 
@@ -113,21 +115,30 @@ def _demo() -> Callable[..., None]:
     return demo
 
 
-def _simulate() -> Callable[..., None]:
-    """Write recordings of a simulated motor cortex."""
+def _simulate(task: str = "center_out") -> Callable[..., None]:
+    """Write simulated recordings: reaching, imagined handwriting, attempted speech."""
     from tyro.conf import arg
 
-    from possm.data.simulate import SimulationConfig
+    from possm.data.simulations import SIMULATIONS
+
+    if task not in SIMULATIONS:
+        raise ConfigError(
+            f"there is no task {task!r}", about="--task", wanted=f"one of {', '.join(SIMULATIONS)}"
+        )
+    simulation = SIMULATIONS[task]
 
     def simulate(
-        config: SimulationConfig,
+        config: simulation.config,  # type: ignore[name-defined]
         *,
         out: Path,
         num_sessions: Annotated[int, arg(name="sessions")] = 1,
         num_subjects: Annotated[int, arg(name="subjects")] = 1,
         seed: int = 0,
     ) -> None:
-        """Write recordings of a simulated motor cortex, one file a session.
+        """Write recordings of a simulated cortex, one file a session.
+
+        --task is center_out, random_target, handwriting or speech. The last two have options of their own:
+        `possm simulate --task speech --help`.
 
         Args:
             config: What to simulate.
@@ -137,10 +148,9 @@ def _simulate() -> Callable[..., None]:
             seed: The same seed gives the same recordings.
         """
         from possm.data.formats.hdf5 import write_hdf5
-        from possm.data.simulate import simulate_dataset
 
-        dataset = simulate_dataset(config, num_subjects=num_subjects, num_sessions=num_sessions, seed=seed)
-        for recording in dataset:
+        made = simulation.dataset(config, num_subjects=num_subjects, num_sessions=num_sessions, seed=seed)
+        for recording in made:
             path = out / f"{recording.session_id}.h5"
             write_hdf5(recording, path)
             print(f"{path}: {recording!r}")

@@ -59,6 +59,7 @@ class HandwritingConfig:
     num_units: int = 192
     """Channels."""
     bin_ms: float = 10.0
+    """Width of the bins that counts are given in."""
     mean_rate_hz: float = 15.0
     """Mean count rate over channels, before each is held within 1 to 60 Hz."""
     tuning: float = 1.0

@@ -58,6 +58,7 @@ class SpeechConfig:
     num_units: int = 256
     """Channels; the first half is in area 6v and knows of articulators, the others know little."""
     bin_ms: float = 20.0
+    """Width of the bins of counts and power."""
     mean_rate_hz: float = 20.0
     """Mean count rate over channels."""
     tuning: float = 1.0
