@@ -9,7 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from possm.baselines.kalman_decoder import KalmanConfig, KalmanDecoder, fit_kalman_decoder
 from possm.baselines.mlp import MlpConfig, MlpDecoder
+from possm.baselines.poyo import Poyo, PoyoConfig
 from possm.baselines.recurrent import RecurrentConfig, RecurrentDecoder
 from possm.baselines.wiener_decoder import WienerDecoder, WienerDecoderConfig, fit_wiener_decoder
 from possm.errors import ConfigError
@@ -31,7 +33,9 @@ DECODERS: dict[str, DecoderKind] = {
     "possm": DecoderKind(PossmConfig, Possm),
     "recurrent": DecoderKind(RecurrentConfig, RecurrentDecoder),
     "mlp": DecoderKind(MlpConfig, MlpDecoder),
+    "poyo": DecoderKind(PoyoConfig, Poyo),
     "wiener": DecoderKind(WienerDecoderConfig, WienerDecoder, fit_wiener_decoder),
+    "kalman": DecoderKind(KalmanConfig, KalmanDecoder, fit_kalman_decoder),
 }
 """By the name a checkpoint gives."""
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from possm.baselines.lags import bin_recording
+from possm.baselines.lags import Bins, bin_recording
 from possm.batch import Tokens
 from possm.data.recording import Recording
 from possm.data.vocabulary import Vocabulary
@@ -65,16 +65,10 @@ class UnitCounts(nn.Module):
             RecordingError: A train split holds no whole chunk, or a binned value is NaN.
         """
         for recording in recordings:
-            values = training_counts(recording, chunk_ms)
-            cap = np.maximum(np.percentile(values, CAP_PERCENTILE, axis=0), 1.0)
-            values = np.minimum(values, cap)
-            std = values.std(axis=0)
+            bins = bin_recording(recording, chunk_ms, rebin=True)
+            fitted = normalisation(recording, bins)
             rows = torch.from_numpy(vocabulary.unit_rows(recording)).to(self.mean.device)
-            for buffer, numbers in (
-                (self.mean, values.mean(axis=0)),
-                (self.std, np.where(std > 0, std, 1.0)),
-                (self.cap, cap),
-            ):
+            for buffer, numbers in zip((self.mean, self.std, self.cap), fitted, strict=True):
                 buffer[rows] = torch.from_numpy(numbers).to(buffer)
             self.session[rows] = vocabulary.session_row(recording.session_id)
 
@@ -115,16 +109,38 @@ class UnitCounts(nn.Module):
         return (capped - self.mean[unit].unsqueeze(1)) / self.std[unit].unsqueeze(1)
 
 
-def training_counts(recording: Recording, chunk_ms: int) -> np.ndarray:
-    """(chunks, units) float64: counts of all whole chunks of the train split.
+class Normalisation(NamedTuple):
+    """Of every unit of a recording, over the whole chunks of its train split; (units,) float64 each."""
+
+    mean: np.ndarray
+    std: np.ndarray
+    cap: np.ndarray
+
+    def apply(self, values: np.ndarray) -> np.ndarray:
+        """(n, units) counts -> capped and z-scored."""
+        return (np.minimum(values, self.cap) - self.mean) / self.std
+
+
+def normalisation(recording: Recording, bins: Bins) -> Normalisation:
+    """Mean and standard deviation of capped counts, and the cap.
 
     Raises:
-        RecordingError: There is none, or a binned value is NaN or infinite.
+        RecordingError: The train split holds no whole bin.
     """
-    bins = bin_recording(recording, chunk_ms, rebin=True)
     values = bins.values[bins.inside(recording.split("train"))]
     if not len(values):
         raise RecordingError(
-            f"the train split holds no chunk of {chunk_ms} ms", about=recording.name, fix="shorten the chunk"
+            f"the train split holds no chunk of {bins.bin_s:g} s",
+            about=recording.name,
+            fix="shorten the chunk, or give the train split more time",
         )
-    return values
+    cap = np.maximum(np.percentile(values, CAP_PERCENTILE, axis=0), 1.0)
+    values = np.minimum(values, cap)
+    std = values.std(axis=0)
+    return Normalisation(values.mean(axis=0), np.where(std > 0, std, 1.0), cap)
+
+
+def scaled_counts(recording: Recording, chunk_ms: int) -> tuple[Bins, np.ndarray]:
+    """The chunks of a whole recording, and their counts as `UnitCounts` makes them: (chunks, units)."""
+    bins = bin_recording(recording, chunk_ms, rebin=True)
+    return bins, normalisation(recording, bins).apply(bins.values)

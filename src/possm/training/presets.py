@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from possm.baselines.kalman_decoder import KalmanConfig
 from possm.baselines.mlp import MlpConfig
 from possm.baselines.recurrent import RecurrentConfig
 from possm.baselines.wiener_decoder import WienerDecoderConfig
@@ -54,5 +55,6 @@ PRESETS: dict[str, Preset] = {
     "mamba": _counts("mamba", optim={"learning_rate": 1e-3}),
     "mlp": partial(_preset, decoder=MlpConfig, optim={"learning_rate": 1e-3}),
     "wiener": partial(_preset, decoder=WienerDecoderConfig),
+    "kalman": partial(_preset, decoder=KalmanConfig),
 }
 """By name; each takes a run's config and returns it as it suits the decoder."""
