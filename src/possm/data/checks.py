@@ -9,6 +9,7 @@ from itertools import combinations
 import numpy as np
 
 from possm.data.faults import SYNCHRONOUS, synchronous
+from possm.data.features import feature_warnings
 from possm.data.recording import SPLITS, Recording
 from possm.data.series import Binned, Signal, Spikes
 from possm.errors import RecordingError
@@ -41,6 +42,8 @@ def check_recording(recording: Recording) -> list[str]:
         warnings += _spikes(recording, recording.spikes)
     if recording.binned is not None:
         warnings += _binned(recording, recording.binned)
+    for name, feature in recording.features.items():
+        warnings += feature_warnings(recording, name, feature)
     for name, signal in recording.signals.items():
         warnings += _signal(recording, name, signal)
     if not recording.signals:

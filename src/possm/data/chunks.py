@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from possm.batch import Batch, Queries, Targets, Tokens
+from possm.batch import Batch, Queries, Targets, Tokens, Values
 
 EDGE_TOLERANCE_S = 1e-9
 """An output time this much before a chunk ends counts as at its end: rounding of float64 seconds is below
@@ -47,6 +47,12 @@ def chunk_tokens(times_s: np.ndarray, unit: np.ndarray, count: np.ndarray, edges
     return Tokens(unit[first:last].astype(np.int64), within, count[first:last].astype(np.float32), offsets)
 
 
+def no_tokens(num_chunks: int) -> Tokens:
+    """What a decoder gets that reads no spikes."""
+    nothing = np.zeros(0, np.float32)
+    return Tokens(np.zeros(0, np.int64), nothing, nothing, np.zeros(num_chunks + 1, np.int64))
+
+
 def query_chunks(times_s: np.ndarray, edges_s: np.ndarray, *, lead_s: float) -> tuple[np.ndarray, np.ndarray]:
     """Which chunk answers for each output time, and the time relative to that chunk's end.
 
@@ -77,6 +83,7 @@ class Sample:
     queries: Mapping[str, Queries]
     """Chunk numbers count from this sequence's first chunk."""
     targets: Mapping[str, Targets] = field(default_factory=dict)
+    values: Values | None = None
 
     @property
     def num_chunks(self) -> int:
@@ -102,6 +109,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         num_chunks=num_chunks,
         queries={name: _join_queries(samples, name) for name in samples[0].queries},
         targets={name: _join_targets(samples, name) for name in samples[0].targets},
+        values=_join_values([sample.values for sample in samples]),
     )
 
 
@@ -116,3 +124,25 @@ def _join_targets(samples: Sequence[Sample], name: str) -> Targets:
         np.concatenate([target.values for target in targets]),
         np.concatenate([target.weights for target in targets]),
     )
+
+
+def _join_values(parts: Sequence[Values | None]) -> Values | None:
+    """Sequences side by side; those with fewer values in a chunk are filled up with none."""
+    given = [part for part in parts if part is not None]
+    if not given:
+        return None
+    most = max(part.unit.shape[1] for part in given)
+
+    def joined(name: str, filling: int = 0) -> np.ndarray:
+        arrays = [getattr(part, name) for part in given]
+        return np.concatenate(
+            [
+                np.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, most - a.shape[-1])], constant_values=filling)
+                if a.shape[-1] < most
+                else a
+                for a in arrays
+            ]
+        )
+
+    size = np.concatenate([part.size for part in given])
+    return Values(joined("value"), joined("unit"), joined("kind", 1), joined("time_s"), size)

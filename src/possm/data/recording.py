@@ -36,7 +36,10 @@ class Recording:
     """Facts about the units, every array (units, ...): electrode, area."""
     spikes: Spikes | None = None
     binned: Binned | None = None
-    """Counts or features, when there are no spike times. Exactly one of `spikes` and `binned` is there."""
+    """Counts, when there are no spike times. Exactly one of `spikes` and `binned` is there."""
+    features: Mapping[str, Binned] = field(default_factory=dict)
+    """What else was measured of every unit in every bin, by name: ``power``, the spike-band power. All on one
+    clock, that of `binned` where there is one; NaN where nothing was measured."""
     signals: Mapping[str, Signal] = field(default_factory=dict)
     """Behaviors by name, such as ``cursor.pos``."""
     intervals: Mapping[str, Intervals] = field(default_factory=dict)
@@ -58,10 +61,20 @@ class Recording:
         widths = {f"unit column '{name}'": len(column) for name, column in self.unit_columns.items()}
         if self.binned is not None:
             widths["the table of binned counts"] = self.binned.values.shape[1]
+        widths |= {f"the feature '{name}'": part.values.shape[1] for name, part in self.features.items()}
         for what, width in widths.items():
             if width != self.num_units:
                 raise RecordingError(
                     f"{what} does not fit the units", about=self.name, got=width, wanted=self.num_units
+                )
+        for name, part in self.features.items():
+            if part.clock != self.bins.clock:  # type: ignore[union-attr]
+                raise RecordingError(
+                    f"the feature '{name}' has another clock than the other bins",
+                    about=self.name,
+                    got=part.clock_text(),
+                    wanted=self.bins.clock_text(),  # type: ignore[union-attr]
+                    fix="bin everything alike",
                 )
 
     def __repr__(self) -> str:
@@ -82,6 +95,11 @@ class Recording:
     def dataset_id(self) -> str:
         """The dataset it belongs to: its brainset; "" where the file does not say."""
         return str(self.attributes.get("brainset.id", ""))
+
+    @property
+    def bins(self) -> Binned | None:
+        """What tells the clock of its bins: the counts, else a feature; None where all is spike times."""
+        return self.binned if self.binned is not None else next(iter(self.features.values()), None)
 
     @property
     def num_units(self) -> int:
@@ -131,6 +149,7 @@ class Recording:
             self,
             spikes=None if self.spikes is None else self.spikes.slice(start_s, end_s),
             binned=None if self.binned is None else self.binned.slice(start_s, end_s),
+            features={name: part.slice(start_s, end_s) for name, part in self.features.items()},
             signals={name: signal.slice(start_s, end_s) for name, signal in self.signals.items()},
             intervals={name: part.slice(start_s, end_s) for name, part in self.intervals.items()},
             domain=self.domain.slice(start_s, end_s),
@@ -143,6 +162,7 @@ class Recording:
             self,
             spikes=None if self.spikes is None else self.spikes.load(),
             binned=None if self.binned is None else self.binned.load(),
+            features={name: part.load() for name, part in self.features.items()},
             signals={name: signal.load() for name, signal in self.signals.items()},
             file=None,
         )

@@ -115,6 +115,15 @@ class Binned:
         last = self.first + len(self)
         return self.start_s + self.first / self.rate_hz, self.start_s + last / self.rate_hz
 
+    @property
+    def clock(self) -> tuple[float, float, int, int]:
+        """What two tables have in common whose rows are the same bins."""
+        return self.start_s, self.rate_hz, self.first, len(self)
+
+    def clock_text(self) -> str:
+        """The clock in words."""
+        return f"{len(self)} bins of {1000 / self.rate_hz:g} ms from {self.span_s[0]:g} s"
+
     def slice(self, start_s: float, end_s: float) -> Binned:
         """The bins whose centre lies in ``[start_s, end_s)``, in memory."""
         begin, end = _rows(start_s, end_s, self.first + 0.5, len(self), self.start_s, self.rate_hz)

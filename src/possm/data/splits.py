@@ -78,8 +78,8 @@ def cut_time(recording: Recording, kept: Intervals, target_s: float, whole: bool
     if whole:
         return float(kept.start_s[k])
     time_s = float(kept.end_s[k] - (passed[k] - target_s))
-    if recording.binned is not None:
-        clock = recording.binned
+    clock = recording.bins
+    if clock is not None:
         time_s = clock.start_s + math.floor((time_s - clock.start_s) * clock.rate_hz + 1e-6) / clock.rate_hz
     return max(time_s, float(kept.start_s[k]))
 

@@ -120,8 +120,8 @@ def warm_start(recording: Recording, begin_s: float, warmup_s: float) -> float:
 
 def snap_to_bins(recording: Recording, time_s: float) -> float:
     """The first edge of a bin at or after a time; the time itself for a recording of spike times."""
-    binned = recording.binned
-    if binned is None:
+    bins = recording.bins
+    if bins is None:
         return time_s
-    number = np.ceil((time_s - binned.start_s) * binned.rate_hz - 1e-6)
-    return float(binned.start_s + number / binned.rate_hz)
+    number = np.ceil((time_s - bins.start_s) * bins.rate_hz - 1e-6)
+    return float(bins.start_s + number / bins.rate_hz)

@@ -20,6 +20,7 @@ from possm.data.formats.hdf5_series import (
     kind_of,
     plain,
     read_binned,
+    read_features,
     read_intervals,
     read_signals,
     read_spikes,
@@ -98,6 +99,7 @@ def _recording(file: h5py.File, path: Path) -> Recording:
         domain=domain,
         spikes=spikes,
         binned=binned,
+        features=read_features(file),
         signals=dict(read_signals(file)),
         intervals=intervals,
         attributes=attributes,
@@ -112,8 +114,9 @@ def _stored(recording: Recording, file: StoredFile) -> Recording:
         spikes = replace(spikes, times_s=file.array(spikes.times_s), unit=file.array(spikes.unit))
     if binned is not None:
         binned = replace(binned, values=file.array(binned.values))
+    features = {n: replace(part, values=file.array(part.values)) for n, part in recording.features.items()}
     signals = {name: _stored_signal(signal, file) for name, signal in recording.signals.items()}
-    return replace(recording, spikes=spikes, binned=binned, signals=signals, file=file)
+    return replace(recording, spikes=spikes, binned=binned, features=features, signals=signals, file=file)
 
 
 def _stored_signal(signal: Signal, file: StoredFile) -> Signal:

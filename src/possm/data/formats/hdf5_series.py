@@ -16,7 +16,7 @@ from possm.errors import RecordingError
 logger = logging.getLogger(__name__)
 
 RATE_TOLERANCE = 0.01
-KEPT_ELSEWHERE = {"spikes", "units", "counts"}
+KEPT_ELSEWHERE = {"spikes", "units", "counts", "features"}
 
 
 def kind_of(group: h5py.Group) -> str:
@@ -91,6 +91,16 @@ def read_binned(file: h5py.File) -> Binned | None:
     group = file["counts"]
     start_s, rate_hz = _clock(group, len(group["counts"]))
     return Binned(group["counts"], start_s=start_s, rate_hz=rate_hz)
+
+
+def read_features(file: h5py.File) -> dict[str, Binned]:
+    """What was measured in every bin besides counts, by name."""
+    features = {}
+    for name, group in file["features"].items() if "features" in file else ():
+        if kind_of(group) == "RegularTimeSeries":
+            start_s, rate_hz = _clock(group, len(group["values"]))
+            features[name] = Binned(group["values"], start_s=start_s, rate_hz=rate_hz)
+    return features
 
 
 def _clock(group: h5py.Group, rows: int) -> tuple[float, float]:

@@ -55,6 +55,11 @@ def _write(recording: Recording, file: h5py.File) -> None:
         _spikes(_new(file, "spikes", "IrregularTimeSeries"), recording.spikes, hull, recording.name)
     if recording.binned is not None:
         _binned(_new(file, "counts", "RegularTimeSeries"), recording.binned)
+    for name, feature in recording.features.items():
+        parent = _time_group(file, ["features"], recording.domain)
+        group = _new(parent, name, "RegularTimeSeries")
+        _copy(group, "values", feature.values)
+        _clock(group, feature)
     for name, signals in groupby(sorted(recording.signals.items()), lambda item: _series_name(item[0])):
         *parents, leaf = name.split(".")
         _series(_time_group(file, parents, recording.domain), leaf, dict(signals))
@@ -77,10 +82,10 @@ def _hull(recording: Recording) -> tuple[float, float]:
 
 def _series_name(signal: str) -> str:
     group, dot, _ = signal.rpartition(".")
-    if not dot or group in ("spikes", "units", "counts", "domain"):
+    if not dot or group in ("spikes", "units", "counts", "features", "domain"):
         raise RecordingError(
             f"the behavior '{signal}' cannot be written under this name",
-            wanted="two parts such as 'cursor.pos', the first not spikes, units, counts or domain",
+            wanted="two parts such as 'cursor.pos', the first not spikes, units, counts, features or domain",
         )
     return group
 
