@@ -231,3 +231,24 @@ def test_config_refuses(change):
     with pytest.raises(ConfigError):
         behaviors = {name: BehaviorConfig(**b) for name, b in change.pop("behaviors", {}).items()}
         PossmConfig(**change, behaviors=behaviors)
+
+
+def test_training_meets_the_units_of_a_batch_only():
+    """The same answers and gradients as with the tables of all units, whichever fire; empty chunks, too."""
+    import toys as t
+
+    model = random_weights(Possm(tiny_config(dropout=0.0), num_units=40, num_sessions=2)).double()
+    sample = random_sample(num_chunks=6, units=9, tokens=50, empty=(2,))
+    batch = batch_of(sample, dtype=torch.float64)
+    found = {}
+    for name, tables in (("few", None), ("all", model.train().tables())):
+        model.zero_grad()
+        answers, _ = model.train()(batch, None, tables)
+        answers["vel"].square().sum().backward()
+        found[name] = [answers["vel"].detach(), *(p.grad for p in model.parameters() if p.grad is not None)]
+    assert len(found["few"]) == len(found["all"]) > 10
+    for few, all_ in zip(found["few"], found["all"], strict=True):
+        torch.testing.assert_close(few, all_, rtol=1e-9, atol=1e-9)
+    unit = model.token.unit.weight.grad
+    assert unit[0].abs().sum() > 0  # the blank unit, of the empty chunk
+    assert not unit[9:].any()

@@ -11,7 +11,7 @@ comes out of a call goes into the next.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -26,7 +26,7 @@ from possm.model.encoder import Encoder, UnitTables
 from possm.model.latents import LatentEncoder, LatentTables
 from possm.model.readout import READOUTS, ReadoutAttention
 from possm.model.rotary import Rotary
-from possm.model.tokens import TokenEmbedding, embedding_table
+from possm.model.tokens import BLANK, TokenEmbedding, embedding_table
 
 __all__ = ["BehaviorConfig", "Possm", "PossmConfig"]
 
@@ -179,7 +179,9 @@ class Possm(DecoderModel):
         """
         num_sequences = len(batch.session)
         state = self.initial_state(num_sequences) if state is None else state
-        sequence = self.encode(batch, self.tables() if tables is None else tables)
+        if tables is None:
+            batch, tables = self._tables_for(batch)
+        sequence = self.encode(batch, tables)
         hidden, backbone_state = self.backbone(sequence, state.backbone)
         history = torch.cat([state.recent, hidden], dim=1)
         contexts = self.attention.contexts(history)
@@ -199,6 +201,20 @@ class Possm(DecoderModel):
         else:
             latents = self.encoder(batch.tokens, tables)
         return latents.view(len(batch.session), batch.num_chunks, -1)
+
+    def _tables_for(self, batch: Batch) -> tuple[Batch, UnitTables | LatentTables]:
+        """The tables a batch needs. In training those of its own units, counted anew: of 26,000 units a batch
+        has a thousand, and the others would cost most of a step. Elsewhere all, so that the rounding of an
+        answer does not depend on which other units fire."""
+        if not self.training or isinstance(self.encoder, LatentEncoder):
+            return batch, self.tables()
+        unit = batch.tokens.unit
+        here = torch.zeros(self.token.unit.num_embeddings, dtype=torch.bool, device=unit.device)
+        here[unit] = True
+        here[BLANK] = True
+        tables = self.encoder.tables(self.token(here.nonzero().squeeze(1)))
+        tokens = replace(batch.tokens, unit=(here.cumsum(0) - 1)[unit])
+        return replace(batch, tokens=tokens), tables
 
     def _next_state(
         self, state: State, backbone: tuple[Tensor, ...], history: Tensor, num_chunks: int

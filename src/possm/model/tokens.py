@@ -32,9 +32,10 @@ class TokenEmbedding(nn.Module):
         if kinds:
             self.value = embedding_table(NUM_KINDS, width)
 
-    def forward(self) -> Tensor:
-        """The token of every unit: (units, width)."""
-        return self.unit.weight + self.kind.weight[0]
+    def forward(self, rows: Tensor | None = None) -> Tensor:
+        """The token of every unit: (units, width); or of some: (n,) int64 -> (n, width)."""
+        units = self.unit.weight if rows is None else self.unit(rows)
+        return units + self.kind.weight[0]
 
     def lines(self) -> tuple[Tensor, Tensor] | None:
         """Tokens with a value x are offset + x * slope: (K, units, width), (K, width); None without any."""
