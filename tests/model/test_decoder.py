@@ -235,8 +235,6 @@ def test_config_refuses(change):
 
 def test_training_meets_the_units_of_a_batch_only():
     """The same answers and gradients as with the tables of all units, whichever fire; empty chunks, too."""
-    import toys as t
-
     model = random_weights(Possm(tiny_config(dropout=0.0), num_units=40, num_sessions=2)).double()
     sample = random_sample(num_chunks=6, units=9, tokens=50, empty=(2,))
     batch = batch_of(sample, dtype=torch.float64)
