@@ -385,7 +385,7 @@ def _export() -> Callable[..., None]:
 
 
 def _bench() -> Callable[..., None]:
-    """Measure: latency of every engine and backbone."""
+    """Measure: accuracy of every decoder, latency of every engine, faults of a stream."""
     raise NotImplementedError  # `_run` lists BENCHES instead
 
 
@@ -461,7 +461,49 @@ def _bench_soak() -> Callable[..., None]:
     return soak
 
 
+def _bench_accuracy() -> Callable[..., None]:
+    """Every decoder on every recording under one protocol: held-out R2, and what each decoder costs."""
+    from tyro.conf import Positional
+
+    from possm.bench.trials import BenchConfig
+
+    def accuracy(
+        recordings: Positional[tuple[Path, ...]],
+        config: BenchConfig,
+        *,
+        out: Path,
+        decoders: tuple[str, ...] = (),
+        ablations: bool = False,
+    ) -> None:
+        """Train and score decoders on recordings; one that was interrupted goes on.
+
+        Args:
+            recordings: Native files, folders of them, or the folder of the public recordings
+                (docs/benchmarks.md), which are prepared first.
+            config: What to compare, and how much of the machine to take.
+            out: Folder for accuracy.json, accuracy.md and accuracy.png, and for all that was trained.
+            decoders: Names as in `possm train --decoder`; none named is all.
+            ablations: Instead, change one thing of POSSM-GRU at a time; writes ablations.json and
+                ablations.md.
+        """
+        if ablations and decoders:
+            raise ConfigError("--ablations has decoders of its own", got=decoders, fix="leave out --decoders")
+        from possm.bench.ablations import bench_ablations
+        from possm.bench.accuracy import bench_accuracy
+
+        def say(line: str) -> None:
+            print(line, file=sys.stderr, flush=True)
+
+        if ablations:
+            print(bench_ablations(recordings, out, config, progress=say).text())
+        else:
+            print(bench_accuracy(recordings, out, config, decoders=decoders, progress=say).text())
+
+    return accuracy
+
+
 BENCHES: dict[str, Callable[[], Callable[..., None]]] = {
+    "accuracy": _bench_accuracy,
     "latency": _bench_latency,
     "soak": _bench_soak,
 }

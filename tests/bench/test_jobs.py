@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-import job_functions
+import bench_helpers
 from possm.bench.jobs import Job, run_jobs
 from possm.errors import ConfigError
 
@@ -37,14 +37,14 @@ def times_run(out: Path, name: str) -> int:
 
 def test_rows_in_the_order_of_jobs_and_nothing_done_twice(tmp_path):
     lines: list[str] = []
-    rows = run_jobs(jobs(3, 1, 2), job_functions.squared, tmp_path, workers=2, progress=lines.append)
+    rows = run_jobs(jobs(3, 1, 2), bench_helpers.squared, tmp_path, workers=2, progress=lines.append)
     assert [row["number"] for row in rows] == [3, 1, 2]
     assert rows[0] == {"number": 3, "square": 9.0, "odd": [None, 1], "status": "ok"}
     assert len(lines) == 3 and "all done" in lines[-1] and all(": ok, " in line for line in lines)
     assert json.loads((tmp_path / "jobs" / "n3.json").read_text())["rows"] == rows[:1]
     assert (tmp_path / "runs" / "n3" / "log.txt").read_text() == "number 3\n"
 
-    again = run_jobs(jobs(1, 2, 3, 4), job_functions.squared, tmp_path)
+    again = run_jobs(jobs(1, 2, 3, 4), bench_helpers.squared, tmp_path)
     assert [row["square"] for row in again] == [1, 4, 9, 16]
     assert [times_run(tmp_path, f"n{number}") for number in (1, 2, 3, 4)] == [1, 1, 1, 1]
 
@@ -59,7 +59,7 @@ CAUSES = {
 
 def test_a_job_that_fails_is_a_row_and_is_tried_again(tmp_path):
     accidents = dict(enumerate(CAUSES))
-    rows = run_jobs(jobs(0, 1, 2, 3, 4, then=accidents), job_functions.squared, tmp_path, workers=3)
+    rows = run_jobs(jobs(0, 1, 2, 3, 4, then=accidents), bench_helpers.squared, tmp_path, workers=3)
     for number, accident in accidents.items():
         log = tmp_path / "runs" / f"n{number}" / "log.txt"
         wanted = {"number": number, "square": None, "status": CAUSES[accident].format(log=log)}
@@ -67,17 +67,17 @@ def test_a_job_that_fails_is_a_row_and_is_tried_again(tmp_path):
     assert rows[4]["square"] == 16 and rows[4]["status"] == "ok"
     assert "Traceback" in (tmp_path / "runs" / "n1" / "log.txt").read_text()
 
-    rows = run_jobs(jobs(0, 1, 2, 3, 4), job_functions.squared, tmp_path, workers=3)
+    rows = run_jobs(jobs(0, 1, 2, 3, 4), bench_helpers.squared, tmp_path, workers=3)
     assert [row["square"] for row in rows] == [0, 1, 4, 9, 16]
     assert times_run(tmp_path, "n1") == 2 and times_run(tmp_path, "n4") == 1
 
 
 def test_at_the_same_time_and_with_few_threads(tmp_path):
     pair = [Job(name=name, parameters={"wanted": 2}) for name in "ab"]
-    assert run_jobs(pair, job_functions.together, tmp_path, workers=2) == [{"status": "ok"}] * 2
+    assert run_jobs(pair, bench_helpers.together, tmp_path, workers=2) == [{"status": "ok"}] * 2
 
     before = os.environ.get("OMP_NUM_THREADS")
-    rows = run_jobs([Job(name="c"), Job(name="d")], job_functions.environment, tmp_path, threads=3)
+    rows = run_jobs([Job(name="c"), Job(name="d")], bench_helpers.environment, tmp_path, threads=3)
     assert {row["threads"] for row in rows} == {"3"}
     assert len({row["process"] for row in rows} - {os.getpid()}) == 2
     assert [row["status"] for row in rows] == ["marked", "marked"]
@@ -85,26 +85,26 @@ def test_at_the_same_time_and_with_few_threads(tmp_path):
 
 
 def test_results_of_other_settings_are_refused(tmp_path):
-    run_jobs(jobs(1), job_functions.squared, tmp_path)
+    run_jobs(jobs(1), bench_helpers.squared, tmp_path)
     other = Job(name="n1", parameters={"number": 2})
     with pytest.raises(ConfigError, match="made with other settings"):
-        run_jobs([*jobs(5), other], job_functions.squared, tmp_path)
+        run_jobs([*jobs(5), other], bench_helpers.squared, tmp_path)
     assert times_run(tmp_path, "n5") == 0
 
 
 def test_names(tmp_path):
     with pytest.raises(ConfigError, match="same name"):
-        run_jobs([Job(name="a"), Job(name="A")], job_functions.squared, tmp_path)
+        run_jobs([Job(name="a"), Job(name="A")], bench_helpers.squared, tmp_path)
     for name in ("", "a/b", "a b", "x" * 200):
         with pytest.raises(ConfigError, match="not a name"):
             Job(name=name)
     with pytest.raises(ConfigError, match="counts"):
-        run_jobs([], job_functions.squared, tmp_path, workers=0)
+        run_jobs([], bench_helpers.squared, tmp_path, workers=0)
 
 
 BENCH = """
 import sys
-import job_functions
+import bench_helpers
 from pathlib import Path
 from possm.bench.jobs import Job, run_jobs
 
@@ -112,7 +112,7 @@ if __name__ == "__main__":
     made = [{"number": 1}, {"number": 2, "then": "sleep"}]
     made = [Job(name=f"n{one['number']}", parameters=one) for one in made]
     try:
-        run_jobs(made, job_functions.squared, Path(sys.argv[1]), workers=2)
+        run_jobs(made, bench_helpers.squared, Path(sys.argv[1]), workers=2)
     except KeyboardInterrupt:
         sys.exit(130)
 """
@@ -137,7 +137,7 @@ def test_a_bench_that_is_stopped_leaves_nothing_running_and_goes_on(tmp_path, se
     bench.stderr.close()
     wait_for(lambda: not group_lives(bench.pid))
 
-    rows = run_jobs(jobs(1, 2), job_functions.squared, out)
+    rows = run_jobs(jobs(1, 2), bench_helpers.squared, out)
     assert [row["square"] for row in rows] == [1, 4]
     assert (times_run(out, "n1"), times_run(out, "n2")) == (1, 2)
 

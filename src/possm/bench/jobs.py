@@ -11,6 +11,7 @@ started again, it is tried again.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import multiprocessing
@@ -47,7 +48,7 @@ class Job:
     name: str
     """Of its files, so of letters, digits and ``. _ + = -``; no two jobs of a bench share one."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    """All that its result depends on, as JSON has it; a result of other parameters is refused."""
+    """All that its result depends on, configs too; a result of other parameters is refused."""
     expected: tuple[Row, ...] = ({},)
     """The rows it is to make, as far as they are known before; if it fails they stand in the table."""
 
@@ -105,6 +106,12 @@ def run_jobs(
     return [row for job in jobs for row in done[job.name]["rows"]]
 
 
+def rows_so_far(jobs: Sequence[Job], out: str | Path) -> list[Row]:
+    """The rows of the jobs that have ended, also while others are running."""
+    ended = [job for job in jobs if _path(Path(out), job).exists()]
+    return [row for job in ended for row in _read(Path(out), job)["rows"]]
+
+
 class _Pool:
     """Processes that are running, a job in each."""
 
@@ -154,7 +161,7 @@ def _do(function: JobFunction, job: Job, out: Path) -> None:
     except Exception as error:  # whatever it is: the table is to say so, and the other jobs are to go on
         traceback.print_exc()
         kind = "" if isinstance(error, PossmError) else f"{type(error).__name__}: "
-        text = _text(job, _failed(job, kind + str(error)))
+        text = _text(job, _failed(job, kind + str(error).replace(str(folder), job.name)))
     _write(out, job, text)
 
 
@@ -219,7 +226,10 @@ def _text(job: Job, rows: Sequence[Row]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON gives it back: tuples are lists, numpy's numbers are numbers, what is not finite is null."""
+    """As JSON gives it back: a tuple is a list, a config a dict with its class, what is not finite null."""
+    if dataclasses.is_dataclass(value):
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return _plain({"class": type(value).__name__, **fields})
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

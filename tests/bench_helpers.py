@@ -1,16 +1,28 @@
-"""Jobs that other processes are to find by name, for tests of `possm.bench.jobs`."""
+"""For tests of benches: jobs that other processes are to find by name, and files of toy recordings."""
 
 from __future__ import annotations
 
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from possm.bench.jobs import Job
 from possm.errors import ConfigError
+
+
+def write_toy(path: Path, **settings):
+    """A toy recording whose behavior has a name that files can hold, as it is and as a file."""
+    import toys  # here, for it loads torch, which the jobs below would wait for
+    from possm.data.formats import write_hdf5
+
+    made = toys.recording(**settings)
+    made = replace(made, signals={"cursor.vel": made.signals["vel"]})
+    write_hdf5(made, path)
+    return made
 
 
 def squared(job: Job, folder: Path):
