@@ -32,6 +32,11 @@ def is_category(recording: Recording, behavior: str) -> bool:
     return _column(recording, behavior) is not None
 
 
+def has_behavior(recording: Recording, behavior: str) -> bool:
+    """Whether a recording has a behavior at all: a signal, or labels of trials."""
+    return behavior in recording.signals or is_category(recording, behavior)
+
+
 def labelled_trials(recording: Recording, behavior: str) -> tuple[Intervals, np.ndarray]:
     """The trials of a category and the label of each, "" where there is none.
 
@@ -42,7 +47,7 @@ def labelled_trials(recording: Recording, behavior: str) -> tuple[Intervals, np.
     if column is None:
         have = [f"{name}.{column}" for name, part in recording.intervals.items() for column in part.columns]
         raise RecordingError(
-            f"no labels '{behavior}'",
+            f"no behavior '{behavior}'",
             about=recording.name,
             got=", ".join([*recording.signals, *have]) or "no behavior at all",
             fix="name one of these",

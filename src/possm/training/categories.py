@@ -49,15 +49,16 @@ def check_category(
         RecordingError: No labelled trial lies in the train or the valid split, or a label of the valid split
             is not in any train split.
     """
-    if not np.any(_training_labels(recording, name) != UNLABELLED):
+    labels = _training_labels(recording, name)
+    if not np.any(labels != UNLABELLED):
         raise RecordingError(f"no label of '{name}' lies in the train split", about=recording.name)
     if name not in recording.signals:
         known = scored_trials(recording, name, behavior.classes, split="valid", within=within)
-        if known.unlabelled:
-            logger.warning(
-                "%s: %d trials of the valid split have no label '%s' and are left out",
-                *(recording.name, known.unlabelled, name),
-            )
+        missing = {"train": int((labels == UNLABELLED).sum()), "valid": known.unlabelled}
+        for split, number in missing.items():
+            if number:
+                about = (recording.name, number, split, name)
+                logger.warning("%s: %d trials of the %s split have no label '%s' and are left out", *about)
         return
     labels = _sample_labels(recording, name, "valid")
     number = class_numbers(labels, behavior.classes, about=f"{recording.name}, '{name}'")
