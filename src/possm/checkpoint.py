@@ -23,6 +23,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from possm.config import from_json, to_json
+from possm.data.features import InputConfig
 from possm.data.files import atomic_path
 from possm.data.labels import softmax
 from possm.data.scaling import Scaling, scaling_of
@@ -47,6 +48,16 @@ class Decoder:
     """Where it comes from: training configuration, files, scores, versions. Free JSON."""
     session_scaling: dict[str, dict[str, Scaling]] = field(default_factory=dict)
     """Session -> behavior -> scaling, where a session has its own."""
+    inputs: InputConfig = InputConfig()
+    """What it reads, and how values in bins are normalized."""
+
+    def __post_init__(self) -> None:
+        if self.inputs.inputs != self.config.inputs:
+            raise CheckpointError(
+                "what is known of the inputs is not of this decoder",
+                got=", ".join(self.inputs.inputs),
+                wanted=", ".join(self.config.inputs),
+            )
 
     @property
     def config(self) -> Any:
@@ -113,10 +124,11 @@ def _rebuild(content: Mapping[str, Any], weights: dict[str, Tensor], path: Path)
     vocabulary = from_json(Vocabulary, content["vocabulary"])
     scaling = _scalings(content["scaling"])
     own = {session: _scalings(table) for session, table in content.get("session_scaling", {}).items()}
+    inputs = from_json(InputConfig, content.get("inputs", {}))
     config = from_json(DECODERS[content["kind"]].config, content["config"])
     model = build_decoder(config, num_units=len(vocabulary.units), num_sessions=len(vocabulary.sessions))
     _fill(model, weights, path)
-    return Decoder(model.eval(), vocabulary, scaling, content["provenance"], own)
+    return Decoder(model.eval(), vocabulary, scaling, content["provenance"], own, inputs)
 
 
 def _scalings(content: Mapping[str, Any]) -> dict[str, Scaling]:
@@ -206,6 +218,7 @@ def _description(decoder: Decoder) -> str:
             session: {name: to_json(scaling) for name, scaling in table.items()}
             for session, table in decoder.session_scaling.items()
         },
+        "inputs": to_json(decoder.inputs),
         "provenance": decoder.provenance,
     }
     return json.dumps(content)

@@ -53,6 +53,7 @@ def batch_answers(decoder, recording, times_s, *, start_s=0.0, end_s=4.0):
         scaling=decoder.scaling,
         chunk_ms=config.chunk_ms,
         lead_ms=config.effective_lead_ms,
+        inputs=decoder.inputs,
     )
     num_chunks = int(np.ceil((end_s - start_s) / config.chunk_s - 1e-9))
     sample = maker.sample_at(Window(0, start_s, end_s), num_chunks=num_chunks, times_s=times_s)

@@ -172,9 +172,9 @@ class ValueLayout:
         unit = np.broadcast_to(self.rows[self.known], shape)
         kind = np.broadcast_to(kinds[:, None], shape)
         centre_s = (bins + 0.5) * (self.chunk_ms / 1000 / self.num_bins)
-        time_s = np.broadcast_to(centre_s[:, None, None].astype(np.float32), shape)
+        time_s = np.broadcast_to(centre_s[:, None, None], shape)
         unit, kind, time_s = (array.reshape(1, -1) for array in (unit, kind, time_s))
-        return unit.astype(np.int64), kind.astype(np.int64), time_s
+        return unit.astype(np.int64), kind.astype(np.int64), time_s.astype(np.float32)
 
     def values(self, table: np.ndarray, *, first: int, num_chunks: int) -> Values:
         """The chunks of one sequence.

@@ -68,6 +68,7 @@ def decode_trials(
     maker = SampleMaker(
         recordings=[recording],
         vocabulary=decoder.vocabulary,
+        inputs=decoder.inputs,
         scaling={},
         chunk_ms=config.chunk_ms,
         lead_ms=config.effective_lead_ms,

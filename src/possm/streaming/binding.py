@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from possm.batch import Batch, Queries
-from possm.data.chunks import chunk_tokens
+from possm.batch import Batch, Queries, Values
+from possm.data.chunks import chunk_tokens, no_tokens
 from possm.data.labels import softmax
 from possm.data.scaling import Scaling
 from possm.errors import StreamError
@@ -44,17 +44,34 @@ class Binding:
         """(units,) bool: which of the stream's units the decoder knows."""
         return self.rows >= 0
 
+    def caps(self, max_count: int | None = None) -> float | np.ndarray | None:
+        """What a unit may add up to in one chunk: the cap that the decoder has for it, (units,), and not more
+        than `max_count`; None where there is neither."""
+        if self._caps is None:
+            return max_count
+        return self._caps if max_count is None else np.minimum(self._caps, max_count)
+
     @property
     def footprint(self) -> str:
         """What two decoders must have in common for one to take over from the other."""
         state = self.engine.initial_state()
         arrays = [f"{array.dtype}{list(array.shape)}" for array in (*state.backbone, state.recent)]
-        return f"chunk {self.spec.chunk_ms} ms, lead {self.spec.lead_ms} ms, state {' '.join(arrays)}"
+        reads = ", ".join(self.spec.inputs.inputs)
+        clock = f"chunk {self.spec.chunk_ms} ms, lead {self.spec.lead_ms} ms"
+        return f"{clock}, reads {reads}, state {' '.join(arrays)}"
 
-    def batch(self, spikes: Arrivals, edges_s: np.ndarray, queries: dict[str, Queries]) -> Batch:
+    def batch(
+        self,
+        spikes: Arrivals,
+        edges_s: np.ndarray,
+        queries: dict[str, Queries],
+        values: Values | None = None,
+    ) -> Batch:
         """The chunks between these edges: what `collate` makes of this one sequence, without its copies."""
-        tokens = chunk_tokens(spikes.times_s, self.rows[spikes.unit], spikes.count, edges_s)
-        return Batch(tokens, self._session_rows, len(edges_s) - 1, queries)
+        tokens = no_tokens(len(edges_s) - 1)
+        if self.spec.inputs.spikes:
+            tokens = chunk_tokens(spikes.times_s, self.rows[spikes.unit], spikes.count, edges_s)
+        return Batch(tokens, self._session_rows, len(edges_s) - 1, queries, values=values)
 
     def physical(self, behavior: str, values: np.ndarray) -> np.ndarray:
         """Answers of the engine, (Q, D), in the physical unit of the behavior, or as probabilities."""
@@ -66,6 +83,10 @@ class Binding:
     @cached_property
     def _scaling(self) -> dict[str, Scaling]:
         return self.spec.scaling_of(self.session_id)
+
+    @cached_property
+    def _caps(self) -> np.ndarray | None:
+        return self.spec.vocabulary.caps_of(self.rows)
 
     @cached_property
     def _session_rows(self) -> np.ndarray:

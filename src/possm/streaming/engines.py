@@ -16,6 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from possm.batch import Batch, State
+from possm.data.features import InputConfig
 from possm.data.scaling import Scaling, scaling_of
 from possm.data.vocabulary import Vocabulary
 from possm.errors import StreamError
@@ -43,6 +44,8 @@ class StreamSpec:
 
     classes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """By category behavior: names of the classes, in the order of its answers, which are logits."""
+    inputs: InputConfig = InputConfig()
+    """What it reads, and how values in bins are normalized."""
 
     def scaling_of(self, session_id: str) -> dict[str, Scaling]:
         """By behavior, for one session."""

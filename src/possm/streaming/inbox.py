@@ -52,6 +52,8 @@ class StreamCounts:
     """How often the source's clock jumped."""
     behind: int = 0
     """Pushes that ended before an earlier one did, and were taken as if they had ended with it."""
+    missing_bins: int = 0
+    """Bins of a feature that never came, or held nothing (where the decoder reads features)."""
 
     @property
     def dropped(self) -> int:

@@ -18,6 +18,7 @@ import numpy as np
 
 from possm.batch import Prediction, State
 from possm.config import from_json, require, to_json
+from possm.data.series import Binned
 from possm.errors import StreamError
 from possm.streaming.binding import Binding, bind
 from possm.streaming.bursts import cap_bursts
@@ -28,6 +29,7 @@ from possm.streaming.jumps import ON_JUMP, OnJump, settle
 from possm.streaming.outputs import OutputClock, Stretch, output_clock
 from possm.streaming.saved import Saved, read_saved, write_saved
 from possm.streaming.step import decode_stretch
+from possm.streaming.values import ValueFeed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +56,8 @@ class LiveConfig:
     """A spike is dropped as delivered twice when one of the same unit at the same time, to this tick, already
     waits from an earlier push; 0 keeps them."""
     max_count: int | None = None
-    """Most spikes a unit may have in one chunk; the rest are dropped and counted. None is no cap."""
+    """Most spikes a unit may have in one chunk; the rest are dropped and counted. None leaves it to the caps
+    that the decoder was trained with, if any; with a number, the lower of the two holds."""
 
     def __post_init__(self) -> None:
         require(self.max_chunks >= 1, "max_chunks", self.max_chunks, "1 or more")
@@ -108,6 +111,7 @@ class LiveDecoder:
         self.outputs: OutputClock = output_clock(output_rate_hz, output_times_s)
         """When it answers."""
         self._inbox = self._new_inbox()
+        self._feed = self._new_feed()
         self.restart(origin_s)
 
     @property
@@ -142,13 +146,16 @@ class LiveDecoder:
 
     def restart(self, origin_s: float) -> None:
         """Begin anew at another time, as after a cut in a recording: forget the hidden state and the spikes
-        that wait (counted as discarded), number chunks from 0. The counters go on.
+        that wait (counted as discarded), number chunks from 0. The counters go on, and so does what is known
+        of the usual level of each channel.
 
         Raises:
             StreamError: The time is not finite.
         """
         self._clock = StreamClock(float(origin_s), self.bound.spec.chunk_ms)
         self._inbox.discard()
+        if self._feed is not None:
+            self._feed.discard()
         self._state: State = self.bound.engine.initial_state()
 
     def push(
@@ -158,6 +165,7 @@ class LiveDecoder:
         until_s: float,
         counts: Any = None,
         *,
+        features: Mapping[str, Binned] | None = None,
         received_s: float = math.nan,
     ) -> list[Prediction]:
         """Deliver spikes, and decode every chunk that has ended by `until_s`.
@@ -170,6 +178,8 @@ class LiveDecoder:
             unit_ids: (n,) names, or whole numbers that count the stream's units from 0; the latter is faster.
             until_s: Everything before this time has now been delivered.
             counts: (n,) multiplicities, for binned input: a bin at its centre with the spikes in it.
+            features: Name -> bins that have ended since the push before, one column per unit of the stream;
+                what a decoder of spike-band power reads.
             received_s: When this arrived, on the stream's clock; predictions then report the input's delay.
 
         Returns:
@@ -177,7 +187,7 @@ class LiveDecoder:
             time order. Values have the dtype of the decoder's weights.
 
         Raises:
-            StreamError: The arrays do not fit each other; or `until_s` is not a time, goes back, or is too
+            StreamError: The arrays do not fit each other, a feature the decoder reads is missing; or `until_s` is not a time, goes back, or is too
                 far ahead, and `on_jump` is "refuse". No spike has been taken then.
         """
         config = self.config
@@ -187,6 +197,8 @@ class LiveDecoder:
             self._inbox.refuse(spike_times_s)
             return []
         until_s = float(until_s) if self._clock.until_s is None else max(float(until_s), self._clock.until_s)
+        if self._feed is not None:
+            self._feed.put(features)
         limit_s = until_s + config.max_gap_s
         self._inbox.put(spike_times_s, unit_ids, counts, open_s=self.decoded_s, limit_s=limit_s)
         self._clock.advance(until_s)
@@ -208,7 +220,7 @@ class LiveDecoder:
             raise StreamError("units cannot change while spikes wait", got=f"{self.counts.waiting} spike(s)")
         session, behaviors = self.bound.session_id, self.bound.behaviors
         self.bound = bind(self.bound.engine, session=session, behaviors=behaviors, unit_ids=unit_ids)
-        self._inbox = self._new_inbox(self._inbox.counts)
+        self._inbox, self._feed = self._new_inbox(self._inbox.counts), self._new_feed()
 
     def swap(self, decoder: Any, *, session: str | None = None) -> None:
         """Go on with another decoder from the next chunk on; hidden state, clock and waiting spikes stay.
@@ -255,6 +267,7 @@ class LiveDecoder:
             counts=self.counts,
             state=self._state,
             waiting=self._inbox.waiting(),
+            values={} if self._feed is None else self._feed.arrays(),
         )
         return write_saved(saved, path)
 
@@ -290,11 +303,16 @@ class LiveDecoder:
         live._clock, live._state = saved.clock, saved.state
         live._inbox.hold(saved.waiting)
         live._inbox.counts = saved.counts
+        if live._feed is not None:
+            live._feed.restore(saved.values)
         return live
 
     def _new_inbox(self, counts: StreamCounts | None = None) -> Inbox:
         tick_s = self.config.duplicate_tick_us / 1e6
         return Inbox(self.bound.unit_ids, self.bound.known, counts=counts, tick_s=tick_s)
+
+    def _new_feed(self) -> ValueFeed | None:
+        return ValueFeed(self.bound) if self.bound.spec.inputs.values else None
 
     def _settle(self, until_s: float) -> bool:
         """Go along with a clock that has jumped, as configured; False if a push is not to be taken."""
@@ -314,8 +332,9 @@ class LiveDecoder:
         if len(edges_s) < 2:
             return []
         spikes = self._inbox.take(edges_s[-1])
-        if self.config.max_count is not None:
-            spikes = cap_bursts(spikes, edges_s, self.config.max_count, self._inbox.counts)
+        most = self.bound.caps(self.config.max_count)
+        if most is not None:
+            spikes = cap_bursts(spikes, edges_s, most, self._inbox.counts)
         predictions: list[Prediction] = []
         for first in range(0, len(edges_s) - 1, self.config.max_chunks):
             edges = edges_s[first : first + self.config.max_chunks + 1]
@@ -334,6 +353,7 @@ class LiveDecoder:
             outputs=self.outputs,
             state=self._state,
             counts=counts,
+            feed=self._feed,
             received_s=received_s,
         )
         clock.next += len(edges_s) - 1

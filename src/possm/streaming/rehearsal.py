@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from possm.checkpoint import Decoder
+from possm.data.features import InputConfig
 from possm.data.scaling import Scaling
 from possm.data.vocabulary import BLANK_UNIT, Vocabulary
 from possm.model.decoder import BehaviorConfig, Possm, PossmConfig
@@ -49,7 +50,9 @@ def random_decoder(
         for name, behavior in config.behaviors.items()
         if behavior.readout == "continuous"
     }
-    return Decoder(model.to(dtype).eval(), vocabulary, scaling, {"rehearsal": seed})
+    rate_hz = None if config.inputs == ("spikes",) else 1000 / config.chunk_ms
+    inputs = InputConfig(inputs=config.inputs, rate_hz=rate_hz)
+    return Decoder(model.to(dtype).eval(), vocabulary, scaling, {"rehearsal": seed}, inputs=inputs)
 
 
 def randomise(model: nn.Module, generator: torch.Generator) -> None:

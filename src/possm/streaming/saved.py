@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,8 @@ class Saved:
     counts: StreamCounts
     state: State
     waiting: Arrivals
+    values: dict[str, np.ndarray] = field(default_factory=dict)
+    """Of a decoder that reads values: running means, and bins that wait."""
 
 
 def write_saved(saved: Saved, path: str | os.PathLike[str]) -> Path:
@@ -84,6 +86,7 @@ def read_saved(path: str | os.PathLike[str]) -> Saved:
         state=State(backbone, arrays["recent"], arrays["seen"]),
         waiting=Arrivals(*(arrays[f"waiting.{f.name}"] for f in fields(Arrivals))),
         output_times_s=None if asked is None else {name: arrays[f"output.{name}"] for name in asked},
+        values={n.removeprefix("values."): a for n, a in arrays.items() if n.startswith("values.")},
         clock=StreamClock(**content.pop("clock")),
         counts=StreamCounts(**content.pop("counts")),
         behaviors=tuple(content.pop("behaviors")),
@@ -113,6 +116,7 @@ def _arrays(saved: Saved) -> dict[str, np.ndarray]:
     arrays |= {"recent": saved.state.recent, "seen": saved.state.seen}
     arrays |= {f"waiting.{f.name}": getattr(saved.waiting, f.name) for f in fields(Arrivals)}
     arrays |= {f"output.{name}": array for name, array in (saved.output_times_s or {}).items()}
+    arrays |= {f"values.{name}": array for name, array in saved.values.items()}
     return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
 

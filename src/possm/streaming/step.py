@@ -6,11 +6,14 @@ import math
 import time
 from collections.abc import Iterator
 
+import numpy as np
+
 from possm.batch import Prediction, State
 from possm.streaming.binding import Binding
 from possm.streaming.bursts import note_sizes
 from possm.streaming.inbox import Arrivals, StreamCounts
 from possm.streaming.outputs import OutputClock, Stretch
+from possm.streaming.values import ValueFeed
 
 
 def decode_stretch(
@@ -21,6 +24,7 @@ def decode_stretch(
     outputs: OutputClock,
     state: State,
     counts: StreamCounts,
+    feed: ValueFeed | None = None,
     received_s: float = math.nan,
 ) -> tuple[list[Prediction], State]:
     """Decode consecutive chunks in one call of the engine.
@@ -32,19 +36,22 @@ def decode_stretch(
         outputs: Says which times they are asked for.
         state: What the chunk before left.
         counts: Of the stream, for the predictions to report; empty chunks and bursts are counted here.
+        feed: Makes the values of the chunks, where the decoder reads some.
         received_s: When the input arrived, on the stream's clock, if known.
     """
     begin_s = time.perf_counter()
     asked = {name: outputs.ask(name, stretch) for name in bound.behaviors}
     queries = {name: queries for name, (times_s, queries) in asked.items() if len(times_s)}
     first, last = spikes.times_s.searchsorted(stretch.edges_s[[0, -1]])
-    batch = bound.batch(spikes.pick(slice(first, last)), stretch.edges_s, queries)
+    spikes = spikes.pick(slice(first, last))
+    values = None if feed is None else feed.take(spikes, stretch.edges_s, counts)
+    batch = bound.batch(spikes, stretch.edges_s, queries, values)
     answers, state = bound.engine.step(batch, state)
-    values = {name: bound.physical(name, answer) for name, answer in answers.items()}
+    answered = {name: bound.physical(name, answer) for name, answer in answers.items()}
     took_s = time.perf_counter() - begin_s
 
-    offsets, dropped = batch.tokens.offsets, counts.dropped
-    sizes = (offsets[1:] - offsets[:-1]).tolist()
+    dropped = counts.dropped
+    sizes = np.diff(spikes.times_s.searchsorted(stretch.edges_s)).tolist()
     note_sizes(sizes, counts)
 
     def predictions() -> Iterator[Prediction]:
@@ -56,7 +63,7 @@ def decode_stretch(
                 yield Prediction(
                     behavior=name,
                     times_s=asked[name][0][rows],
-                    values=values[name][rows],
+                    values=answered[name][rows],
                     chunk=stretch.first + chunk,
                     start_s=float(stretch.edges_s[chunk]),
                     end_s=float(stretch.edges_s[chunk + 1]),

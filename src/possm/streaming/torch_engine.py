@@ -64,6 +64,7 @@ def spec_of(decoder: Decoder) -> StreamSpec:
         hash=decoder.hash,
         session_scaling=dict(decoder.session_scaling),
         classes=decoder.classes,
+        inputs=decoder.inputs,
     )
 
 

@@ -20,11 +20,12 @@ import torch
 from possm.checkpoint import Decoder
 from possm.config import to_json
 from possm.data.calibration import calibration
+from possm.data.caps import with_fitted_caps
 from possm.data.recording import Recording
 from possm.data.scaling import Scaling
 from possm.errors import ConfigError
 from possm.training.config import Progress, TrainResult
-from possm.training.extend import Extended, extend_decoder, table_names
+from possm.training.extend import Extended, extend_decoder
 from possm.training.finetune_config import FinetuneConfig
 from possm.training.memory import keep_freed_memory
 from possm.training.neighbours import Neighbours, find_neighbours
@@ -64,27 +65,26 @@ def finetune(
 def adapted_start(decoder: Decoder, recordings: Sequence[Recording], config: FinetuneConfig) -> Start:
     """What a run that adapts a decoder begins with; errors as of `finetune`."""
     calibrated = [_calibration(recording, config) for recording in recordings]
-    behaviors = config.behavior or tuple(decoder.config.behaviors)
-    training = config.training(behaviors, decoder.config)
+    training = config.training(config.behavior or tuple(decoder.config.behaviors), decoder.config)
     check_run(calibrated, training, chunk_ms=decoder.config.chunk_ms)
+    behaviors = behavior_configs(calibrated, training.behavior)
     torch.manual_seed(config.seed)
-    extended = extend_decoder(
-        decoder,
-        calibrated,
-        behaviors=behavior_configs(calibrated, behaviors),
-        keep=config.keep,
-        again=config.again,
-    )
+    extended = extend_decoder(decoder, calibrated, behaviors=behaviors, keep=config.keep, again=config.again)
     begun = _begin_rows(decoder, calibrated, extended) if config.start == "electrode" else []
-    model_config = extended.model.config
-    tables = table_names(model_config)
-    scaling, own = _scalings(decoder, calibrated, behaviors, config)
-    phases = _phases(extended, tables, config)
+    extended.model.fit_inputs(calibrated, extended.vocabulary)
+    vocabulary, capped = with_fitted_caps(
+        extended.vocabulary,
+        calibrated,
+        chunk_ms=decoder.config.chunk_ms,
+        percentile=config.cap_percentile,
+    )
+    scaling, own = _scalings(decoder, calibrated, extended, config, list(behaviors))
+    phases = _phases(extended, config)
     return Start(
         recordings=calibrated,
-        config=replace(training, decoder=model_config),
+        config=replace(training, decoder=extended.model.config),
         model=extended.model,
-        vocabulary=extended.vocabulary,
+        vocabulary=vocabulary,
         scaling=scaling,
         session_scaling=own,
         phases=phases,
@@ -94,7 +94,8 @@ def adapted_start(decoder: Decoder, recordings: Sequence[Recording], config: Fin
         anchor_decay=config.anchor_decay,
         provenance=_provenance(decoder, config, begun),
         settings={"finetune": to_json(config), "decoder_hash": decoder.hash},
-        summary=_summary(extended, phases, begun),
+        inputs=decoder.inputs,
+        summary=_summary(extended, phases, begun) | capped,
     )
 
 
@@ -116,7 +117,6 @@ def _calibration(recording: Recording, config: FinetuneConfig) -> Recording:
 @torch.no_grad()
 def _begin_rows(decoder: Decoder, recordings: Sequence[Recording], extended: Extended) -> list[Neighbours]:
     """Start rows from those of earlier sessions; a session without one, from the mean of all."""
-    tables = table_names(extended.model.config)
     old, new = dict(decoder.model.named_parameters()), dict(extended.model.named_parameters())
     known = set(decoder.vocabulary.sessions)
     found = []
@@ -126,7 +126,7 @@ def _begin_rows(decoder: Decoder, recordings: Sequence[Recording], extended: Ext
         session = extended.vocabulary.session_row(recording.session_id)
         source = neighbours.session
         others = range(len(known)) if source is None else [decoder.vocabulary.session_row(source)]
-        for name, kind in tables.items():
+        for name, kind in extended.tables.items():
             if kind == "sessions":
                 new[name][session] = old[name][list(others)].mean(dim=0).to(new[name])
                 continue
@@ -137,12 +137,12 @@ def _begin_rows(decoder: Decoder, recordings: Sequence[Recording], extended: Ext
     return found
 
 
-def _phases(extended: Extended, tables: dict[str, str], config: FinetuneConfig) -> tuple[Phase, ...]:
+def _phases(extended: Extended, config: FinetuneConfig) -> tuple[Phase, ...]:
     """Mode "units": new rows, and readouts that did not exist. Mode "full": those first, then everything."""
     device = next(extended.model.parameters()).device
     rows = {"units": extended.unit_rows, "sessions": extended.session_rows}
-    trained = {name: torch.from_numpy(rows[kind]).to(device) for name, kind in tables.items()}
-    units = Phase("units", trained=frozenset(tables) | extended.fresh, rows=trained)
+    trained = {name: torch.from_numpy(rows[kind]).to(device) for name, kind in extended.tables.items()}
+    units = Phase("units", trained=frozenset(extended.tables) | extended.fresh, rows=trained)
     if config.mode == "units":
         return (units,)
     first = [replace(units, share=config.units_share)] if config.units_share > 0 else []
@@ -150,17 +150,24 @@ def _phases(extended: Extended, tables: dict[str, str], config: FinetuneConfig) 
 
 
 def _scalings(
-    decoder: Decoder, recordings: Sequence[Recording], behaviors: Sequence[str], config: FinetuneConfig
+    decoder: Decoder,
+    recordings: Sequence[Recording],
+    extended: Extended,
+    config: FinetuneConfig,
+    behaviors: Sequence[str],
 ) -> tuple[dict[str, Scaling], dict[str, dict[str, Scaling]]]:
     """The decoder's, with each behavior that is new; and the sessions' own, where of another scale."""
-    scaling = dict(decoder.scaling)
-    own = {session: dict(table) for session, table in decoder.session_scaling.items()}
+    scaling, known = dict(decoder.scaling), extended.vocabulary.sessions
+    own = {session: dict(table) for session, table in decoder.session_scaling.items() if session in known}
     for name in behaviors:
+        if extended.model.config.behaviors[name].readout != "continuous":
+            continue
         if name not in scaling:
             scaling[name] = Scaling.fit(recordings, name)
         for recording in recordings:
             fitted = Scaling.fit([recording], name)
-            if config.scaling == "own" or (config.scaling == "auto" and _differ(fitted, scaling[name])):
+            present = {**scaling, **own.get(recording.session_id, {})}[name]
+            if config.scaling == "own" or (config.scaling == "auto" and _differ(fitted, present)):
                 own.setdefault(recording.session_id, {})[name] = fitted
     return scaling, own
 
