@@ -11,6 +11,7 @@ from typing import Any
 
 from possm.baselines.kalman_decoder import KalmanConfig, KalmanDecoder, fit_kalman_decoder
 from possm.baselines.mlp import MlpConfig, MlpDecoder
+from possm.baselines.ndt2 import Ndt2, Ndt2Config
 from possm.baselines.poyo import Poyo, PoyoConfig
 from possm.baselines.recurrent import RecurrentConfig, RecurrentDecoder
 from possm.baselines.wiener_decoder import WienerDecoder, WienerDecoderConfig, fit_wiener_decoder
@@ -34,6 +35,7 @@ DECODERS: dict[str, DecoderKind] = {
     "recurrent": DecoderKind(RecurrentConfig, RecurrentDecoder),
     "mlp": DecoderKind(MlpConfig, MlpDecoder),
     "poyo": DecoderKind(PoyoConfig, Poyo),
+    "ndt2": DecoderKind(Ndt2Config, Ndt2),
     "wiener": DecoderKind(WienerDecoderConfig, WienerDecoder, fit_wiener_decoder),
     "kalman": DecoderKind(KalmanConfig, KalmanDecoder, fit_kalman_decoder),
 }
