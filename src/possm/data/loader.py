@@ -11,6 +11,7 @@ import numpy as np
 
 from possm.batch import Batch, Queries, Targets, Tokens
 from possm.data.augment import AugmentConfig, augment_tokens
+from possm.data.caps import capped
 from possm.data.chunks import (
     EDGE_TOLERANCE_S,
     Sample,
@@ -54,6 +55,11 @@ class SampleMaker:
         """Vocabulary rows of every recording's units, -1 where the vocabulary does not know one."""
         return tuple(self.vocabulary.unit_rows(recording) for recording in self.recordings)
 
+    @cached_property
+    def caps(self) -> tuple[np.ndarray | None, ...]:
+        """(units,) the cap of every recording's units; None where the vocabulary has none."""
+        return tuple(self.vocabulary.caps_of(rows) for rows in self.rows)
+
     def edges_s(self, window: Window, num_chunks: int) -> np.ndarray:
         """(C + 1,) float64: where the chunks of a window begin and end."""
         first = window.first_chunk
@@ -93,6 +99,10 @@ class SampleMaker:
                 unit, count, num_units=recording.num_units, config=self.augment, rng=rng
             )
             keep &= kept
+        caps = self.caps[window.recording]
+        if caps is not None:
+            count = _cap(edges_s, times_s, unit, count, caps)
+            keep &= count > 0
         return chunk_tokens(times_s[keep], rows[unit[keep]], count[keep], edges_s)
 
     def _ask(
@@ -157,3 +167,11 @@ def training_batches(
     for first in range(0, len(windows), batch_size):
         part = windows[first : first + batch_size]
         yield collate([maker.sample(window, num_chunks=num_chunks, rng=rng) for window in part])
+
+
+def _cap(
+    edges_s: np.ndarray, times_s: np.ndarray, unit: np.ndarray, count: np.ndarray, caps: np.ndarray
+) -> np.ndarray:
+    """Counts (n,) cut down to the caps (units,) of their units in each chunk."""
+    chunk = np.searchsorted(edges_s, times_s, side="right")
+    return capped(chunk * len(caps) + unit, count, caps[unit])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -32,10 +32,16 @@ class Vocabulary:
     """The electrode each unit was recorded on, by row: "" where unknown, and empty if none is known."""
     dates: dict[str, str] = field(default_factory=dict)
     """Session -> recording date as the file gives it, where it does."""
+    caps: tuple[float, ...] = ()
+    """The most that each unit may say in one chunk, by row (see `possm.data.caps`): 0 where there is no cap,
+    and empty if none has one."""
 
     def __post_init__(self) -> None:
-        fits = len(self.electrodes) in (0, len(self.units))
-        require(fits, "electrodes", len(self.electrodes), f"none, or one for each of {len(self.units)} units")
+        for name in ("electrodes", "caps"):
+            column = getattr(self, name)
+            wanted = f"none, or one for each of {len(self.units)} units"
+            require(len(column) in (0, len(self.units)), name, len(column), wanted)
+        require(not self.caps or min(self.caps) >= 0, "caps", min(self.caps, default=0), "0 or more")
 
     @classmethod
     def of(cls, recordings: Iterable[Recording]) -> Vocabulary:
@@ -72,7 +78,7 @@ class Vocabulary:
             if DATE in recording.attributes:
                 dates[recording.session_id] = str(recording.attributes[DATE])
         known = tuple(electrodes) if any(electrodes) else ()
-        return Vocabulary(tuple(units), tuple(sessions), subjects, known, dates)
+        return Vocabulary(tuple(units), tuple(sessions), subjects, known, dates, self._longer(len(units)))
 
     def with_units(self, recordings: Iterable[Recording]) -> Vocabulary:
         """This vocabulary and rows for the units it lacks of sessions it knows."""
@@ -83,7 +89,22 @@ class Vocabulary:
                     units.append(unit)
                     electrodes.append(electrode)
         known = tuple(electrodes) if any(electrodes) else ()
-        return replace(self, units=tuple(units), electrodes=known)
+        return replace(self, units=tuple(units), electrodes=known, caps=self._longer(len(units)))
+
+    def with_caps(self, session_id: str, unit_ids: Sequence[str], most: np.ndarray) -> Vocabulary:
+        """This vocabulary with caps (n,) for these units of a session, all of which it knows."""
+        caps = np.array(self.caps or [0.0] * len(self.units))
+        caps[self.rows_of(session_id, unit_ids)] = most
+        return replace(self, caps=tuple(caps.tolist()))
+
+    def caps_of(self, rows: np.ndarray) -> np.ndarray | None:
+        """(n,) float64: the cap of each row, infinite where there is none, also for row -1; None if no row
+        has one."""
+        caps = self._caps[rows]
+        return caps if np.isfinite(caps).any() else None
+
+    def _longer(self, number: int) -> tuple[float, ...]:
+        return self.caps + (0.0,) * (number - len(self.caps)) if self.caps else ()
 
     def only(self, sessions: Iterable[str]) -> tuple[Vocabulary, np.ndarray, np.ndarray]:
         """What is known of some sessions.
@@ -103,6 +124,7 @@ class Vocabulary:
             {name: subject for name, subject in self.subjects.items() if name in wanted},
             tuple(self.electrodes[row] for row in unit_rows) if self.electrodes else (),
             {name: date for name, date in self.dates.items() if name in wanted},
+            tuple(self.caps[row] for row in unit_rows) if self.caps else (),
         )
         return vocabulary, np.array(unit_rows, np.int64), np.array(session_rows, np.int64)
 
@@ -135,6 +157,12 @@ class Vocabulary:
         """The unit ids known for one session, in row order."""
         prefix = f"{session_id}/"
         return tuple(unit[len(prefix) :] for unit in self.units if unit.startswith(prefix))
+
+    @cached_property
+    def _caps(self) -> np.ndarray:
+        """By row, and one more, infinite, which row -1 finds."""
+        caps = np.array([*(self.caps or [0.0] * len(self.units)), 0.0])
+        return np.where(caps > 0, caps, np.inf)
 
     @cached_property
     def _unit_rows(self) -> dict[str, int]:

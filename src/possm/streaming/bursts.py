@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from possm.data.caps import capped
 from possm.streaming.inbox import Arrivals, StreamCounts
 
 MEMORY = 200
@@ -26,37 +27,30 @@ def note_sizes(sizes: Sequence[int], counts: StreamCounts) -> None:
         counts.usual += (min(size, most) - counts.usual) / min(number + 1, MEMORY)
 
 
-def cap_bursts(spikes: Arrivals, edges_s: np.ndarray, most: int, counts: StreamCounts) -> Arrivals:
+def cap_bursts(
+    spikes: Arrivals, edges_s: np.ndarray, most: float | np.ndarray, counts: StreamCounts
+) -> Arrivals:
     """Keep the first spikes of every unit in every chunk, up to a total count of `most`.
 
     Args:
         spikes: Sorted by time, none after the last edge.
         edges_s: (C + 1,) edges of the chunks.
-        most: What a unit may add up to in one chunk. A bin that goes beyond is cut down, not dropped.
+        most: What a unit may add up to in one chunk: one number, or (units,). A bin that goes beyond is cut
+            down, not dropped.
         counts: Moves what is dropped from `used` to `capped`, and counts bins that are cut down.
     """
     cuts = spikes.times_s.searchsorted(edges_s)
     busiest = int((cuts[1:] - cuts[:-1]).max(initial=0))
-    if busiest == 0 or busiest * float(spikes.count.max()) <= most:
-        return spikes  # nothing can have reached the cap
+    if busiest == 0 or busiest * float(spikes.count.max()) <= np.min(most):
+        return spikes  # nothing can have reached a cap
     chunk = np.searchsorted(edges_s, spikes.times_s, side="right")
     key = chunk * (1 + int(spikes.unit.max())) + spikes.unit
-    if np.bincount(key - key.min(), weights=spikes.count).max() <= most:
+    caps = np.broadcast_to(most, 1) if np.ndim(most) == 0 else np.asarray(most)[spikes.unit]
+    allowed = capped(key, spikes.count, caps)
+    if allowed is spikes.count:
         return spikes
-    room = most - _before(key, spikes.count)
-    allowed = np.minimum(spikes.count, np.maximum(room, 0)).astype(np.float32)
     keep = allowed > 0
     dropped = int(np.count_nonzero(~keep))
     counts.used, counts.capped = counts.used - dropped, counts.capped + dropped
     counts.cut += int(np.count_nonzero(keep & (allowed < spikes.count)))
     return replace(spikes, count=allowed).pick(keep)
-
-
-def _before(key: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """(n,) float64: what those with the same key, further ahead in the array, add up to."""
-    order = np.argsort(key, kind="stable")
-    total = np.cumsum(count[order], dtype=np.float64)
-    first = np.searchsorted(key[order], key[order])
-    before = np.empty(len(key))
-    before[order] = total - count[order] - (total[first] - count[order][first])
-    return before

@@ -24,7 +24,6 @@ from onnx import ModelProto, helper
 from possm.checkpoint import Decoder
 from possm.config import require, to_json
 from possm.data.files import atomic_path
-from possm.data.vocabulary import BLANK_UNIT, Vocabulary
 from possm.decoders import kind_of
 from possm.errors import CheckpointError, StreamError
 from possm.model.decoder import Possm, PossmConfig
@@ -165,10 +164,9 @@ def _rows(decoder: Decoder, session: str) -> np.ndarray:
 
 def _spec(decoder: Decoder, session: str, rows: np.ndarray) -> StreamSpec:
     """As of the whole decoder, but for a vocabulary of this session only."""
-    known = decoder.vocabulary
-    subjects = {session: known.subjects[session]} if session in known.subjects else {}
-    units = (BLANK_UNIT, *(known.units[row] for row in rows[1:]))
-    spec = replace(spec_of(decoder), vocabulary=Vocabulary(units, (session,), subjects))
+    vocabulary, kept, _ = decoder.vocabulary.only([session])
+    assert np.array_equal(kept, rows)
+    spec = replace(spec_of(decoder), vocabulary=vocabulary)
     return replace(spec, scaling=spec.scaling_of(session), session_scaling={})
 
 

@@ -44,6 +44,9 @@ class TrainConfig:
     scaling: str = "shared"
     """Whose mean and standard deviation behaviors are scaled by: "shared" of all recordings, "dataset" of
     those of one brainset, "session" of each."""
+    cap_percentile: float | None = None
+    """No unit says more in a chunk than this percentile of its counts in the train split, and 1: bursts on all
+    channels at once would ruin decoders made of little data. None caps nothing."""
     evaluate_within: str | None = None
     """Intervals whose samples count in validation; None counts all."""
     valid_every: int | None = None

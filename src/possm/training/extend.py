@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from possm.checkpoint import Decoder
 from possm.data.recording import Recording
@@ -27,6 +26,8 @@ class Extended:
     """(n,) int64: rows of all units of the new sessions."""
     session_rows: np.ndarray
     """(n,) int64: rows of the new sessions."""
+    tables: dict[str, str]
+    """Weights with a row for each unit or session, by name: "units" or "sessions"."""
     fresh: frozenset[str]
     """Parameters that the old model did not have at all: those of a new readout."""
 
@@ -69,7 +70,9 @@ def extend_decoder(
     sizes = {"num_units": len(vocabulary.units), "num_sessions": len(vocabulary.sessions)}
     model = build_decoder(config, **sizes).to(decoder.device)
     tables = table_names(config)
-    if not {"units", "sessions"} <= set(tables.values()):
+    weights = {name for name, _ in model.named_parameters()}
+    trained = {name: kind for name, kind in tables.items() if name in weights}
+    if not {"units", "sessions"} <= set(trained.values()):
         raise ConfigError(
             "this decoder has no rows for units and sessions, so it cannot be adapted; train it anew",
             got=type(decoder.model).__name__,
@@ -78,11 +81,11 @@ def extend_decoder(
     fresh = _copy(decoder.model, model, {name: rows[kind] for name, kind in tables.items()})
     new_units = np.concatenate([vocabulary.unit_rows(recording) for recording in recordings])
     new_sessions = np.array([vocabulary.session_row(r.session_id) for r in recordings], np.int64)
-    return Extended(model, vocabulary, new_units, new_sessions, fresh)
+    return Extended(model, vocabulary, new_units, new_sessions, trained, fresh)
 
 
 def table_names(config: DecoderConfig) -> dict[str, str]:
-    """The parameters with a row for each unit or session, by name: "units" or "sessions".
+    """The weights and buffers with a row for each unit or session, by name: "units" or "sessions".
 
     They are those whose first axis grows with the vocabulary, whatever the kind of decoder.
     """
@@ -90,7 +93,7 @@ def table_names(config: DecoderConfig) -> dict[str, str]:
     def shapes(num_units: int, num_sessions: int) -> dict[str, torch.Size]:
         with torch.device("meta"):  # shapes without memory
             model = build_decoder(config, num_units=num_units, num_sessions=num_sessions)
-        return {name: p.shape for name, p in model.named_parameters()}
+        return {name: tensor.shape for name, tensor in model.state_dict().items()}
 
     small, units, sessions = shapes(2, 3), shapes(4, 3), shapes(2, 5)
     grown = {name: "units" for name in small if units[name] != small[name]}
@@ -100,31 +103,38 @@ def table_names(config: DecoderConfig) -> dict[str, str]:
 
 @torch.no_grad()
 def _copy(old: DecoderModel, new: DecoderModel, rows: dict[str, np.ndarray]) -> frozenset[str]:
-    """Weights of the same name, and of tables the rows that stay, to the first rows; returns what is new."""
-    there: dict[str, Tensor] = dict(old.named_parameters())
+    """Tensors of the same name, and of tables the rows that stay, to the first rows; returns what is new."""
+    there = old.state_dict()
+    new.to(next(iter(there.values())).dtype)
     fresh = []
-    for name, weight in new.named_parameters():
+    for name, tensor in new.state_dict().items():
         if name not in there:
             fresh.append(name)
         elif name in rows:
-            kept = torch.from_numpy(rows[name]).to(weight.device)
-            weight[: len(kept)] = there[name][kept].to(weight)
+            kept = torch.from_numpy(rows[name]).to(tensor.device)
+            tensor[: len(kept)] = there[name][kept]
         else:
-            weight.copy_(there[name])
-    new.to(next(iter(there.values())).dtype)
+            tensor.copy_(there[name])
     return frozenset(fresh)
 
 
 def _with_behaviors(config: DecoderConfig, behaviors: dict[str, BehaviorConfig]) -> DecoderConfig:
+    """A behavior that is known stays as it is; of the classes of a category, a calibration may lack some."""
     for name, behavior in behaviors.items():
-        if name in config.behaviors and config.behaviors[name] != behavior:
+        known = config.behaviors.get(name, behavior)
+        fits = behavior.readout == known.readout and (
+            set(behavior.classes) <= set(known.classes)
+            if known.classes
+            else behavior.num_dimensions == known.num_dimensions
+        )
+        if not fits:
             raise ConfigError(
                 f"the decoder knows '{name}' as something else",
                 got=behavior,
-                wanted=config.behaviors[name],
+                wanted=known,
                 fix="rename it in the recording, to decode it with a readout of its own",
             )
-    return replace(config, behaviors={**config.behaviors, **behaviors})
+    return replace(config, behaviors={**config.behaviors, **behaviors, **config.behaviors})
 
 
 def _check_once(recordings: Sequence[Recording]) -> None:

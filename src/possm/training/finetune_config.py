@@ -40,6 +40,9 @@ class FinetuneConfig:
     scaling: str = "auto"
     """Of behaviors in a new session: "decoder", the decoder's; "own", fitted on the calibration; "auto", its
     own where it is of another physical unit, twice as wide or narrow, or a deviation away."""
+    cap_percentile: float | None = 99.5
+    """No new unit says more in a chunk than this percentile of its counts in the calibration, and 1: bursts
+    on all channels at once ruin what is made of minutes. None caps nothing."""
     steps: int = 300
     """About how many to make."""
     units_share: float = 0.2

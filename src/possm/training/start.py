@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from possm.data.caps import with_fitted_caps
 from possm.data.recording import Recording
 from possm.data.scaling import Scaling, fit_scalings
 from possm.data.vocabulary import Vocabulary
@@ -70,7 +71,12 @@ def fresh_start(recordings: Sequence[Recording], config: TrainConfig) -> Start:
     """
     behaviors = behavior_configs(recordings, config.behavior)
     config = replace(config, decoder=replace(config.decoder, behaviors=behaviors))
-    vocabulary = Vocabulary.of(recordings)
+    vocabulary, summary = with_fitted_caps(
+        Vocabulary.of(recordings),
+        recordings,
+        chunk_ms=config.decoder.chunk_ms,
+        percentile=config.cap_percentile,
+    )
     scaled = [name for name, behavior in behaviors.items() if behavior.readout == "continuous"]
     scaling, session_scaling = fit_scalings(recordings, scaled, by=config.scaling)
     torch.manual_seed(config.seed)
@@ -84,4 +90,5 @@ def fresh_start(recordings: Sequence[Recording], config: TrainConfig) -> Start:
         vocabulary=vocabulary,
         scaling=scaling,
         session_scaling=session_scaling,
+        summary=summary,
     )
