@@ -8,9 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import toys
+from data_releases import cell, save
 from possm import __version__, cli
 from possm.checkpoint import load_decoder, save_decoder
 from possm.data.formats import load_recording, write_hdf5
@@ -93,6 +95,9 @@ WRONG = {
     "simulate --task juggling --out {}/x": "there is no task 'juggling'",
     "simulate --task speech --out {}/x --num-sentences 0": "num_sentences",
     "prepare {}/day.h5 --map limblab-binned --out {}/x.h5": "used as it is",
+    "prepare {} --format falcon --out {}/x": "there is no format 'falcon'",
+    "prepare {} --format willett-handwriting --out {}/x": "no handwriting session is here",
+    "prepare {}/absent --format willett-speech --out {}/x": "no such file or folder",
 }
 
 
@@ -182,6 +187,22 @@ def test_simulations_with_options_of_their_own(capsys, tmp_path, words, column):
     assert status == 0 and len(files) == 2 and str(files[0]) in shown
     with load_recording(files[1]) as recording:
         assert column in recording.intervals["trials"].columns and len(recording.split("test"))
+
+
+def test_preparing_a_release(capsys, tmp_path):
+    counts = np.random.default_rng(0).poisson(1.0, (9000, 4)).astype(np.uint8)
+    fields = {
+        "neuralActivityTimeSeries": counts,
+        "blockNumsTimeSeries": np.ones((9000, 1)),
+        "characterCues": cell(["a", "b"] * 9, column=True),
+        "goPeriodOnsetTimeBin": 200 + 400 * np.arange(18)[:, None],
+    }
+    save(tmp_path / "t5.2019.05.08" / "singleLetters.mat", fields)
+    words = ["--format", "willett-handwriting", "--after-s", "1", "--out", tmp_path / "o"]
+    status, shown, _ = run(capsys, "prepare", tmp_path, *words)
+    assert status == 0 and "trials: 18 intervals, 32.4 s" in shown
+    with load_recording(tmp_path / "o" / "t5.2019.05.08.h5") as recording:
+        assert [len(recording.split(part)) for part in ("train", "valid", "test")] == [14, 2, 2]
 
 
 def test_from_nothing_to_a_stream(capsys, tmp_path):

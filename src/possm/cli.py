@@ -65,6 +65,8 @@ def _run(name: str, arguments: list[str]) -> None:
         _run_command(_train(chosen), name, arguments)
     elif name == "simulate":
         _run_command(_simulate(_chosen("--task", arguments, default="center_out")), name, arguments)
+    elif name == "prepare":
+        _run_command(_prepare(_chosen("--format", arguments, default="")), name, arguments)
     else:
         _run_command(COMMANDS[name](), name, arguments)
 
@@ -158,9 +160,12 @@ def _simulate(task: str = "center_out") -> Callable[..., None]:
     return simulate
 
 
-def _prepare() -> Callable[..., None]:
+def _prepare(release: str = "") -> Callable[..., None]:
     """Turn a recording of another format into a native file, and say what was found and dropped."""
     from tyro.conf import Positional, arg
+
+    if release:
+        return _prepare_release(release)
 
     def prepare(
         recording: Positional[Path],
@@ -169,6 +174,9 @@ def _prepare() -> Callable[..., None]:
         map_name: Annotated[str, arg(name="map")],
     ) -> None:
         """Turn a MATLAB recording into a native file with a train, valid and test split.
+
+        Public releases that need no map have options of their own:
+        `possm prepare --format willett-speech --help` (or willett-handwriting).
 
         Args:
             recording: The file to read.
@@ -179,6 +187,42 @@ def _prepare() -> Callable[..., None]:
         from possm.data.quality import prepare as prepare_recording
 
         print(prepare_recording(recording, map_name=map_name, out=out).text())
+
+    return prepare
+
+
+def _prepare_release(release: str) -> Callable[..., None]:
+    """The sessions of a public release that has a reader of its own."""
+    from tyro.conf import Positional, arg
+
+    from possm.data.formats.releases import RELEASES
+
+    if release not in RELEASES:
+        wanted = f"one of {', '.join(RELEASES)}"
+        raise ConfigError(f"there is no format {release!r}", about="--format", wanted=wanted)
+    reader = RELEASES[release]
+
+    def prepare(
+        recording: Positional[Path],
+        config: reader.config,  # type: ignore[name-defined]
+        *,
+        out: Path,
+        release_name: Annotated[str, arg(name="format")] = release,
+    ) -> None:
+        """Turn the sessions of a public release into native files, with the splits of its papers.
+
+        docs/clinical-data.md says which files and folders are meant, and what becomes of their fields.
+
+        Args:
+            recording: A file of the release, or the folder of its sessions.
+            config: What to read.
+            out: Folder for the .h5 files, called after their sessions.
+            release_name: The release.
+        """
+        from possm.data.quality import prepare_release
+
+        for report in prepare_release(recording, release=release_name, out=out, config=config):
+            print(report.text(), flush=True)
 
     return prepare
 

@@ -60,7 +60,7 @@ def test_what_is_in_a_session(recording):
     assert sorted(trials.columns["character"]) == sorted(SMALL.characters * 5)
     assert set(trials.columns["block"]) == {0, 1}
     assert recording.binned.rate_hz == 100.0 and recording.domain.end_s[0] > trials.end_s[-1]
-    assert check_recording(recording) == ["no behavior: nothing to decode"]
+    assert check_recording(recording) == []
 
 
 def test_splits_are_stratified_whole_trials(recording):

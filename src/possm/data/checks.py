@@ -46,7 +46,9 @@ def check_recording(recording: Recording) -> list[str]:
         warnings += feature_warnings(recording, name, feature)
     for name, signal in recording.signals.items():
         warnings += _signal(recording, name, signal)
-    if not recording.signals:
+    columns = [column for part in recording.intervals.values() for column in part.columns.values()]
+    labelled = any(column.dtype.kind == "U" for column in columns)
+    if not recording.signals and not labelled:
         warnings.append("no behavior: nothing to decode")
     return warnings + _splits(recording)
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from possm.data.checks import check_recording
 from possm.data.faults import Dropped, Findings
 from possm.data.formats import write_hdf5
 from possm.data.formats.matlab import read_matlab
+from possm.data.formats.releases import RELEASES
 from possm.data.recording import SPLITS, Recording
 from possm.data.splits import chronological_split
 from possm.data.summary import summarize
@@ -25,7 +27,8 @@ class PrepareReport:
 
     source: Path
     out: Path
-    map_name: str
+    how: str
+    """What it was read by: a map, or the reader of a release."""
     session_id: str
     found: tuple[str, ...]
     """What is in the recording, line by line."""
@@ -43,7 +46,7 @@ class PrepareReport:
     def text(self) -> str:
         """The report to read."""
         lines = [
-            f"{self.source.name} -> {self.out}  (map {self.map_name})",
+            f"{self.source.name} -> {self.out}  ({self.how})",
             *("  " + line for line in self.found),
         ]
         lost_s = self.total_s - self.kept_s
@@ -80,13 +83,46 @@ def prepare(path: str | Path, *, map_name: str | Path, out: str | Path) -> Prepa
         )
     findings = Findings()
     recording = chronological_split(MAPPED[path.suffix.lower()](path, map_name, findings=findings))
+    return _write(recording, findings, source=path, out=out, how=f"map {map_name}")
+
+
+def prepare_release(
+    path: str | Path, *, release: str, out: str | Path, config: Any = None
+) -> Iterator[PrepareReport]:
+    """Read the sessions of a public release, with splits of its own, and write each natively.
+
+    Args:
+        path: A file or folder of the release, as `docs/clinical-data.md` describes it.
+        release: A name in `RELEASES`.
+        out: Folder for the files, called after their sessions.
+        config: What to read, of the class `RELEASES[release].config`; left out, its defaults.
+
+    Raises:
+        RecordingError: A session cannot be read, used or written.
+        ConfigError: There is no such release.
+    """
+    if release not in RELEASES:
+        raise ConfigError("there is no such format", got=release, wanted=" or ".join(RELEASES))
+    reader = RELEASES[release]
+    path = Path(path)
+    if not path.exists():
+        raise RecordingError("there is no such file or folder", about=path)
+    for source in reader.sessions(path):
+        findings = Findings()
+        recording = reader.read(source, config or reader.config(), findings=findings)
+        file = Path(out) / f"{recording.session_id}.h5"
+        yield _write(recording, findings, source=source, out=file, how=release)
+
+
+def _write(recording: Recording, findings: Findings, *, source: Path, out: Path, how: str) -> PrepareReport:
+    """Check a recording, write it, and report what is in it."""
     warnings = check_recording(recording)
     write_hdf5(recording, out)
     splits_s = {name: recording.split(name).total_s for name in SPLITS}
     return PrepareReport(
-        source=path,
+        source=source,
         out=out,
-        map_name=str(map_name),
+        how=how,
         session_id=recording.session_id,
         found=tuple(summarize(recording) + findings.noticed),
         dropped=tuple(findings.dropped),
