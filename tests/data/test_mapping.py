@@ -51,8 +51,8 @@ def test_columns_of_trials_have_a_short_and_a_long_form() -> None:
 @pytest.mark.parametrize(
     ("table", "words"),
     [
-        ({}, "either [bins] or [spikes]"),
-        ({"bins": BINS, "spikes": {"field": "s"}}, "either [bins] or [spikes]"),
+        ({}, "one of [bins], [spikes] and [rasters]"),
+        ({"bins": BINS, "spikes": {"field": "s"}}, "one of [bins], [spikes] and [rasters]"),
         ({"bins": {**BINS, "bin_ms": 100}}, "unknown bin_ms"),
         ({"bins": {"field": "Y", "holds": "counts"}}, "missing bin_s"),
         ({"bins": {**BINS, "holds": "spikes"}}, 'holds = "counts" or "rates"'),

@@ -59,7 +59,8 @@ class PrepareReport:
 
 
 def prepare(path: str | Path, *, map_name: str | Path, out: str | Path) -> PrepareReport:
-    """Read a recording through a map, mask its faults, split it 70/10/20 in time, and write it natively.
+    """Read a recording through a map, mask its faults, split it 70/10/20 in time unless the file has splits
+    of its own, and write it natively.
 
     Args:
         path: The file to read (``.mat``).
@@ -82,7 +83,9 @@ def prepare(path: str | Path, *, map_name: str | Path, out: str | Path) -> Prepa
             fix="an .h5 file of the brainsets layout is used as it is",
         )
     findings = Findings()
-    recording = chronological_split(MAPPED[path.suffix.lower()](path, map_name, findings=findings))
+    recording = MAPPED[path.suffix.lower()](path, map_name, findings=findings)
+    if "test_domain" not in recording.intervals:
+        recording = chronological_split(recording)
     return _write(recording, findings, source=path, out=out, how=f"map {map_name}")
 
 

@@ -19,6 +19,7 @@ from possm.data.formats.rules import (
     OffScaleRule,
     PhaseRule,
     QualityRule,
+    RastersRule,
     SessionRule,
     SignalRule,
     SpikesRule,
@@ -69,6 +70,7 @@ def parse_map(table: Mapping[str, Any], name: str) -> MatlabMap:
 ONE: dict[str, type] = {
     "bins": BinsRule,
     "spikes": SpikesRule,
+    "rasters": RastersRule,
     "units": UnitsRule,
     "words": WordsRule,
     "cuts": CutsRule,

@@ -12,6 +12,7 @@ from possm.data.faults import Findings
 from possm.data.formats.mapping import list_maps, load_map, who
 from possm.data.formats.matfile import find_field
 from possm.data.formats.matunits import read_bins, read_spikes, read_units
+from possm.data.formats.rasters import read_rasters
 from possm.data.formats.rules import MatlabMap, SignalRule
 from possm.data.formats.source import Source, open_source
 from possm.data.formats.trials import read_trials
@@ -45,6 +46,8 @@ def read_matlab(
     mapping = mapping if isinstance(mapping, MatlabMap) else load_map(mapping)
     findings = Findings() if findings is None else findings
     source = open_source(path, mapping, findings)
+    if mapping.rasters is not None:
+        return _of_rasters(source)
     binned, rows, bad = read_bins(source) if mapping.bins is not None else (None, None, Intervals.of([]))
     spikes, num_units = read_spikes(source) if binned is None else (None, binned.values.shape[1])
     signals = {
@@ -73,6 +76,22 @@ def read_matlab(
         signals=signals,
         intervals=read_trials(source),
         attributes={**attributes, "possm_map": mapping.name, "source_file": path.name},
+    )
+
+
+def _of_rasters(source: Source) -> Recording:
+    read = read_rasters(source)
+    session_id, subject_id, attributes = who(source.mapping, source.path.stem)
+    unit_ids, unit_columns = read_units(source, read.num_units)
+    return Recording(
+        session_id=session_id,
+        subject_id=subject_id,
+        unit_ids=unit_ids,
+        unit_columns=unit_columns,
+        domain=read.domain,
+        spikes=read.spikes,
+        intervals=read.intervals,
+        attributes={**attributes, "possm_map": source.mapping.name, "source_file": source.path.name},
     )
 
 

@@ -48,6 +48,28 @@ class SpikesRule:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RastersRule:
+    """One struct for each trial with its raster, in tables (trials, classes); column k is of class k + 1."""
+
+    train: str
+    """Field with the table of the trials for training and validation."""
+    test: str
+    raster: str
+    """Field of a struct with the counts, (units, bins)."""
+    number: str
+    """Field of a struct with the number of the trial, by which trials are put in order."""
+    bin_s: float
+    label: str = "label"
+    """Column of the trials that says the class."""
+    times: Mapping[str, float] = dict_field(default_factory=dict)
+    """Further columns of the trials: seconds since their start."""
+    gap_s: float = 0.3
+    """Between the end of a trial and the start of the next, for such files have no clock."""
+    valid_every: int = 6
+    """Of the trials for training, every so-manieth of each class is for validation."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class UnitsRule:
     """Names of the units."""
 
@@ -165,7 +187,7 @@ class CutsRule:
 
 @dataclass(frozen=True, kw_only=True)
 class MatlabMap:
-    """A whole map. Exactly one of `bins` and `spikes` is there."""
+    """A whole map. Exactly one of `bins`, `spikes` and `rasters` is there."""
 
     name: str
     about: str = ""
@@ -176,6 +198,7 @@ class MatlabMap:
     attributes: Mapping[str, str] = dict_field(default_factory=dict)
     bins: BinsRule | None = None
     spikes: SpikesRule | None = None
+    rasters: RastersRule | None = None
     units: UnitsRule = UnitsRule()
     signals: tuple[SignalRule, ...] = ()
     words: WordsRule | None = None
@@ -186,8 +209,10 @@ class MatlabMap:
     cuts: CutsRule | None = None
 
     def __post_init__(self) -> None:
-        if (self.bins is None) == (self.spikes is None):
-            raise ConfigError("a map has either [bins] or [spikes]", about=self.name)
+        if sum(rule is not None for rule in (self.bins, self.spikes, self.rasters)) != 1:
+            raise ConfigError("a map has one of [bins], [spikes] and [rasters]", about=self.name)
+        if self.rasters is not None and (self.signals or self.trials or self.cuts or self.words):
+            raise ConfigError("a map of [rasters] has no signals, trials, words or cuts", about=self.name)
         if self.bins is not None and (self.bins.holds not in ("counts", "rates") or not self.bins.bin_s > 0):
             raise ConfigError(
                 "[bins]", about=self.name, got=self.bins, wanted='holds = "counts" or "rates", bin_s above 0'

@@ -23,7 +23,7 @@ def read_trials(source: Source) -> dict[str, Intervals]:
     order = np.flatnonzero(good)[np.argsort(start[good], kind="stable")]
     columns = {name: _fill(source, table, column, start, end) for name, column in rule.columns.items()}
     trials = Intervals(start[order], end[order], {name: column[order] for name, column in columns.items()})
-    phases = {phase.name: _phase(source, trials, phase) for phase in source.mapping.phases}
+    phases = {phase.name: make_phase(source, trials, phase) for phase in source.mapping.phases}
     return {"trials": trials, **phases}
 
 
@@ -82,7 +82,12 @@ def _word(source: Source, rule: ColumnRule, start: np.ndarray, end: np.ndarray) 
     return out
 
 
-def _phase(source: Source, trials: Intervals, rule: PhaseRule) -> Intervals:
+def make_phase(source: Source, trials: Intervals, rule: PhaseRule) -> Intervals:
+    """The intervals between two columns of the trials.
+
+    Raises:
+        RecordingError: The phase names columns that are not there.
+    """
     known = {"start": trials.start_s, "end": trials.end_s, **trials.columns}
     missing = sorted({rule.start, rule.end, *rule.where} - set(known))
     if missing:
