@@ -153,7 +153,10 @@ class SlowLive:
         self.decoded_s, self.session, self.pushed = origin_s, session, []
 
     def push(self, times_s, unit, until_s, counts):
-        time.sleep(0.02 if len(self.pushed) < STEPS_WARM else 0.003)
+        until_cpu_s = time.thread_time() + (0.02 if len(self.pushed) < STEPS_WARM else 0.003)
+        while time.thread_time() < until_cpu_s:
+            pass
+        time.sleep(0.01)  # as when other processes have their turn
         assert ((times_s >= self.decoded_s) & (times_s < until_s)).all()
         self.pushed.append(counts.sum())
         self.decoded_s = until_s
@@ -168,7 +171,7 @@ def test_time_of_a_step():
         return opened[-1]
 
     took_ms = step_ms(SimpleNamespace(config=PossmConfig(chunk_ms=50), live=live), recording)
-    assert 3 <= took_ms < 15
+    assert 3 <= took_ms < 8
     start_s, end_s = recording.split("test").start_s[0], recording.split("test").end_s[-1]
     assert opened[0].session == "toy"
     assert len(opened[0].pushed) == int((end_s - start_s) / 0.05)
