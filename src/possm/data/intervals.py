@@ -92,6 +92,22 @@ class Intervals:
         columns = {name: column[keep] for name, column in self.columns.items()}
         return Intervals(start[keep], end[keep], columns)
 
+    def thin(self, seconds: float) -> Intervals:
+        """Intervals spread over all of these that have about so many seconds, and no more; columns kept.
+
+        As many are taken, evenly in their order, as have the right length in all; the last one may be cut.
+        """
+        total_s = float((self.end_s - self.start_s).sum())
+        if total_s <= seconds or not len(self):
+            return self
+        number = max(1, int(np.ceil(len(self) * seconds / total_s)))
+        taken = self.where(np.unique(np.linspace(0, len(self) - 1, number).round().astype(int)))
+        upto = np.cumsum(taken.end_s - taken.start_s)
+        before = upto - (taken.end_s - taken.start_s)
+        end = taken.end_s - np.maximum(upto - seconds, 0)
+        kept = taken.where(before < seconds)
+        return Intervals(kept.start_s, end[before < seconds], kept.columns)
+
     def dilate(self, by_s: float) -> Intervals:
         """Every interval longer by `by_s` at both ends; a negative value shortens, and drops the vanished."""
         start, end = self.start_s - by_s, self.end_s + by_s
