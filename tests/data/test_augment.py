@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from possm.data.augment import AugmentConfig, augment_tokens
+from possm.data.augment import AugmentConfig, augment_tokens, draw_kept_units
 from possm.errors import ConfigError
 
 UNITS, TOKENS = 50, 20_000
@@ -58,3 +58,49 @@ def test_the_seed_decides():
 def test_refuses(bad):
     with pytest.raises(ConfigError, match=next(iter(bad))):
         AugmentConfig(**bad)
+
+
+PAPER = (60, 300, 1000)
+
+
+def test_how_many_units_the_paper_keeps():
+    """The density of the paper: 1 at 60 and at 1000 units, 4 at 300."""
+    rng = np.random.default_rng(0)
+    drawn = np.array([draw_kept_units(2000, PAPER, rng) for _ in range(40_000)])
+    assert drawn.min() >= 60 and drawn.max() < 1000
+    edges = np.linspace(60, 1000, 11)
+    centres = (edges[1:] + edges[:-1]) / 2
+    height = np.interp(centres, [60, 300, 1000], [1, 4, 1])
+    found = np.histogram(drawn, edges)[0] / len(drawn)
+    np.testing.assert_allclose(found, height / height.sum(), rtol=0.09)
+
+
+@pytest.mark.parametrize("units", [1, 59])
+def test_a_recording_of_few_units_keeps_all(units):
+    rng = np.random.default_rng(0)
+    assert {draw_kept_units(units, PAPER, rng) for _ in range(50)} == {units}
+
+
+def test_a_recording_keeps_no_more_than_it_has():
+    rng = np.random.default_rng(0)
+    drawn = np.array([draw_kept_units(200, PAPER, rng) for _ in range(500)])
+    assert drawn.min() < 100 and drawn.max() == 200 and 0.5 < (drawn == 200).mean() < 0.95
+
+
+def test_units_are_dropped_whole():
+    unit, ones = np.repeat(np.arange(500), 20), np.ones(10_000, np.float32)
+    config, rng = AugmentConfig(unit_dropout=PAPER), np.random.default_rng(1)
+    sets = []
+    for _ in range(20):
+        keep, count = augment_tokens(unit, ones, num_units=500, config=config, rng=rng)
+        per_unit = np.bincount(unit[keep], minlength=500)
+        assert set(per_unit) <= {0, 20} and (count == 1).all()
+        sets.append(frozenset(np.flatnonzero(per_unit)))
+        assert len(sets[-1]) >= 60
+    assert len(set(sets)) > 10
+
+
+@pytest.mark.parametrize("wrong", [(0, 300, 1000), (60, 50, 1000), (60, 300, 200), (5, 5, 5)])
+def test_unit_dropout_that_makes_no_sense(wrong):
+    with pytest.raises(ConfigError, match="unit_dropout"):
+        AugmentConfig(unit_dropout=wrong)
