@@ -8,7 +8,6 @@ import numpy as np
 
 from possm.config import require
 
-
 PEAK = 4.0
 """How much likelier the mode of `unit_dropout` is than either end (paper: 4)."""
 
@@ -20,8 +19,8 @@ class AugmentConfig:
     min_units_kept: float = 1.0
     """Unit dropout: every window keeps a share of its units drawn uniformly from [this, 1]; 1 keeps all."""
     unit_dropout: tuple[int, int, int] | None = None
-    """Unit dropout as in the paper (60, 300, 1000): every window keeps a number of units, the fewest, likeliest
-    and most; `draw_kept_units` says how it is drawn. None does none."""
+    """Unit dropout as in the paper (60, 300, 1000): every window keeps a number of units, the fewest,
+    likeliest and most, drawn by `draw_kept_units`. None does none."""
     token_dropout: float = 0.0
     """Every spike is dropped with this probability (a bin of k spikes keeps a binomial number)."""
 
@@ -68,8 +67,8 @@ def augment_tokens(
 def draw_kept_units(num_units: int, spread: tuple[int, int, int], rng: np.random.Generator) -> int:
     """How many units of a recording stay.
 
-    A number is drawn whose density rises from 1 at the fewest to `PEAK` at the likeliest, and falls to 1 again
-    at the most; a recording with less units than that, or than the fewest, keeps all (torch_brain,
+    A number is drawn whose density rises from 1 at the fewest to `PEAK` at the likeliest, and falls to 1
+    again at the most; a recording with fewer units than that, or than the fewest, keeps all (torch_brain,
     `TriangleDistribution`).
     """
     fewest, mode, most = spread
