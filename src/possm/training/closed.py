@@ -58,11 +58,8 @@ def fit_closed_form(
     _check_folder(out, config)
     started, started_cpu = time.perf_counter(), time.process_time()
     decoder = _fit(recordings, config)
-    rows = [
-        row
-        for recording in recordings
-        for row in evaluate(decoder, recording, split="valid", within=config.evaluate_within)[0]
-    ]
+    rows = _scores(decoder, recordings, "valid", config.evaluate_within)
+    loss = float(np.mean([1 - row.r2 for row in _scores(decoder, recordings, "train", None)]))
     spent = {"wall_s": time.perf_counter() - started, "cpu_s": time.process_time() - started_cpu}
     valid_r2 = _mean_r2(rows)
     decoder = replace(decoder, provenance={**decoder.provenance, "best_valid_r2": valid_r2})
@@ -73,7 +70,12 @@ def fit_closed_form(
         "parameters": sum(p.numel() for p in decoder.model.parameters()),
         "peak_memory_mb": peak_memory_mb(),
     }
-    metrics: dict[str, Any] = {"epoch": 1, "step": 1, "train_loss": None, "valid_r2": valid_r2}
+    metrics: dict[str, Any] = {
+        "epoch": 1,
+        "step": 1,
+        "train_loss": loss if math.isfinite(loss) else None,
+        "valid_r2": valid_r2,
+    }
     metrics |= {"learning_rate": 0.0, "wall_s": spent["wall_s"]}
     metrics |= {f"valid_r2/{row.session}/{row.behavior}": row.r2 for row in rows}
     _write(out / "config.json", json.dumps(to_json(config), indent=1))
@@ -81,7 +83,7 @@ def fit_closed_form(
     path = save_decoder(decoder, out / "decoder.safetensors")
     _write(out / "summary.json", json.dumps(summary, indent=1))
     if progress is not None:
-        progress(Progress(1, 1, 1, 1, math.nan, 0.0, valid_r2))
+        progress(Progress(1, 1, 1, 1, loss, 0.0, valid_r2))
     return TrainResult(decoder, path, summary)
 
 
@@ -104,6 +106,10 @@ def _fit(recordings: Sequence[Recording], config: TrainConfig) -> Decoder:
         "torch": torch.__version__,
     }
     return Decoder(model, vocabulary, scaling, provenance, session_scaling)
+
+
+def _scores(decoder: Decoder, recordings: Sequence[Recording], split: str, within: str | None) -> list[Score]:
+    return [row for r in recordings for row in evaluate(decoder, r, split=split, within=within)[0]]
 
 
 def _mean_r2(rows: Sequence[Score]) -> float:
