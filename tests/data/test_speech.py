@@ -18,6 +18,7 @@ from possm.data.speech import (
     simulated_talking,
 )
 from possm.data.speech_channels import SpeechDrift, rotated
+from possm.data.summary import inspect
 from possm.errors import ConfigError
 
 SHORT = SpeechConfig(num_sentences=20, min_sentence_s=1.0, max_sentence_s=3.0, num_units=64)
@@ -155,6 +156,7 @@ def test_a_session_survives_its_file(recording, tmp_path):
     again = read_hdf5(tmp_path / "a.h5", lazy=False)
     np.testing.assert_array_equal(again.binned.values, recording.binned.values)
     np.testing.assert_array_equal(again.features["power"].values, recording.features["power"].values)
+    assert f"power: {len(recording.binned)} x 64, bins of 20 ms\n" in inspect(tmp_path / "a.h5")
     for name in ("phonemes", "text"):
         one, two = (r.intervals["trials"].columns[name].tolist() for r in (again, recording))
         assert one == two

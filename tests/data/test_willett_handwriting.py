@@ -13,6 +13,7 @@ from possm.data.faults import Findings
 from possm.data.formats import load_recording
 from possm.data.formats.willett_handwriting import HandwritingRelease, handwriting_sessions, read_handwriting
 from possm.data.preparation import prepare_release
+from possm.data.summary import inspect
 from possm.errors import ConfigError, RecordingError
 
 CUES = ["a", "doNothing", "comma"] * 10
@@ -151,6 +152,7 @@ def test_preparing_the_folder_of_all_sessions(tmp_path):
     reports = list(prepare_release(tmp_path, release="willett-handwriting", out=out))
     assert [report.out.name for report in reports] == ["t5.2019.05.08.h5", "t5.2020.01.06.h5"]
     assert reports[0].splits_s == pytest.approx({"train": 16 * 1.6, "valid": 3.2, "test": 3.2})
+    assert "willett-speech" in inspect(tmp_path / "Datasets" / "t5.2019.05.08" / "singleLetters.mat")
     assert "(willett-handwriting)" in reports[0].text() and "no behavior" not in reports[0].text()
     with load_recording(reports[1].out) as recording:
         assert recording.intervals["trials"].columns["character"].tolist() == CUES

@@ -10,8 +10,9 @@ from possm.data.checks import check_recording, unit_counts
 from possm.data.formats import load_recording
 from possm.data.formats.mapping import list_maps
 from possm.data.formats.matfile import describe, load_matlab
+from possm.data.formats.releases import RELEASES
 from possm.data.recording import SPLITS, Recording
-from possm.data.series import Signal
+from possm.data.series import Binned, Signal
 from possm.errors import RecordingError
 
 
@@ -26,7 +27,8 @@ def inspect(path: str | Path) -> str:
     path = Path(path)
     if path.suffix.lower() == ".mat":
         maps = [f"  {name}: {about}" for name, about in list_maps().items()]
-        return "\n".join([str(path), *("  " + line for line in describe(load_matlab(path))), "maps:", *maps])
+        lines = [str(path), *("  " + line for line in describe(load_matlab(path))), "maps:", *maps]
+        return "\n".join([*lines, f"or --format {' | '.join(RELEASES)}, for a file of these releases"])
     with load_recording(path) as recording:
         lines = [str(path), *("  " + line for line in summarize(recording))]
         lines += [f"  {name}: {value}" for name, value in recording.attributes.items()]
@@ -46,6 +48,7 @@ def summarize(recording: Recording) -> list[str]:
         f"domain {recording.domain.total_s:.1f} s{pieces}",
         _activity(recording),
     ]
+    lines += [_feature(name, feature) for name, feature in recording.features.items()]
     lines += [_behavior(name, signal) for name, signal in recording.signals.items()]
     splits = {f"{name}_domain" for name in SPLITS}
     for name, part in recording.intervals.items():
@@ -74,6 +77,12 @@ def _activity(recording: Recording) -> str:
         else "-"
     )
     return f"{recording.num_units} units, {kind}, {spread}"
+
+
+def _feature(name: str, feature: Binned) -> str:
+    known = np.isfinite(np.asarray(feature.values[:]))
+    share = "" if known.all() else f", {1 - known.mean():.1%} not measured"
+    return f"{name}: {len(feature)} x {known.shape[1]}, bins of {1e3 / feature.rate_hz:g} ms{share}"
 
 
 def _behavior(name: str, signal: Signal) -> str:
