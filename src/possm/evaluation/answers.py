@@ -50,13 +50,13 @@ class TrialAnswers:
         return float(np.mean(self.decision == self.target)) if len(self.trials) else float("nan")
 
     def evolving(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """How accuracy grows: (k,) seconds since the start of the trial, (k,) share of the trials that would
-        be decided rightly then, (k,) trials still running. Answers are gathered by whole milliseconds."""
-        elapsed_ms = np.rint((self.times_s - self.trials.start_s[self.trial]) * 1000).astype(np.int64)
+        """How accuracy grows from answer to answer of a trial: (k,) mean seconds since its start, (k,) share of
+        the trials that would be decided rightly then, (k,) trials that have an answer so late."""
+        elapsed_s = self.times_s - self.trials.start_s[self.trial]
         right = self.probabilities.argmax(axis=1) == self.target[self.trial]
-        at_ms, row = np.unique(elapsed_ms, return_inverse=True)
-        running = np.bincount(row, minlength=len(at_ms))
-        return at_ms / 1000, np.bincount(row, right, minlength=len(at_ms)) / np.maximum(running, 1), running
+        place = np.arange(len(self.trial)) - np.searchsorted(self.trial, self.trial)
+        running = np.bincount(place)
+        return np.bincount(place, elapsed_s) / running, np.bincount(place, right) / running, running
 
     def confusion(self) -> np.ndarray:
         """(classes, classes) int64 trials: true class by row, decided class by column."""
