@@ -71,6 +71,15 @@ def test_schedule_of_a_very_short_run(total):
     assert min(rates) > 0
 
 
+def test_schedule_with_a_plateau():
+    """The paper's: constant for the first half, then half a cosine."""
+    config = OptimConfig(learning_rate=0.004, warmup=0.0, hold=0.5)
+    rates = np.array([learning_rate(step, 1000, config) for step in range(1000)])
+    np.testing.assert_array_equal(rates[:501], 0.004)
+    assert rates[750] == pytest.approx(0.002, rel=0.01)
+    assert (np.diff(rates[501:]) < 0).all() and rates[-1] < 1e-7
+
+
 def test_only_matrices_are_decayed():
     model = Possm(toys.tiny_config(), num_units=5, num_sessions=2)
     decayed, plain, tables = make_optimizer(model, OptimConfig(weight_decay=0.3)).param_groups

@@ -16,7 +16,7 @@ from possm.training.rows import RowAdamW, tables_of
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW with linear warm-up and cosine decay, and an average of the weights."""
+    """AdamW with linear warm-up, a plateau if wanted, and cosine decay; and an average of the weights."""
 
     learning_rate: float = 4e-3
     """At its highest."""
@@ -24,6 +24,8 @@ class OptimConfig:
     """Of the matrices of linear and recurrent layers; nothing else is decayed."""
     warmup: float = 0.05
     """Share of all steps over which the rate rises from 0."""
+    hold: float = 0.0
+    """Share of all steps, after the warm-up, before the rate begins to fall (paper: 0.5, and no warm-up)."""
     clip_norm: float = 1.0
     """Largest norm of the gradient; above it the gradient is scaled down."""
     ema: float = 0.99
@@ -33,6 +35,7 @@ class OptimConfig:
         require(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
         require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
         require(0 <= self.warmup < 1, "warmup", self.warmup, "0 or more, below 1")
+        require(0 <= self.hold < 1 - self.warmup, "hold", self.hold, "0 or more, below 1 - warmup")
         require(self.clip_norm > 0, "clip_norm", self.clip_norm, "above 0")
         require(0 <= self.ema < 1, "ema", self.ema, "0 or more, below 1")
 
@@ -70,11 +73,12 @@ def make_optimizer(
 
 
 def learning_rate(step: int, total_steps: int, config: OptimConfig) -> float:
-    """Rate of step 0, 1, ..., total_steps - 1: linear warm-up, then half a cosine to 0."""
+    """Rate of step 0, 1, ..., total_steps - 1: linear warm-up, plateau, then half a cosine to 0."""
     warmup = max(1, round(config.warmup * total_steps))
     if step < warmup:
         return config.learning_rate * (step + 1) / warmup
-    done = (step - warmup) / max(1, total_steps - warmup)
+    falling = warmup + round(config.hold * total_steps)
+    done = max(0, step - falling) / max(1, total_steps - falling)
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
