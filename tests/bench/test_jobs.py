@@ -92,6 +92,13 @@ def test_results_of_other_settings_are_refused(tmp_path):
     assert times_run(tmp_path, "n5") == 0
 
 
+def test_an_unfinished_try_of_other_settings_is_forgotten(tmp_path):
+    """The folder of a job is kept for the same job only."""
+    for then, runs in (("break", 1), ("break", 2), ("refuse", 1)):
+        run_jobs(jobs(1, then={1: then}), bench_helpers.squared, tmp_path)
+        assert times_run(tmp_path, "n1") == runs
+
+
 def test_names(tmp_path):
     with pytest.raises(ConfigError, match="same name"):
         run_jobs([Job(name="a"), Job(name="A")], bench_helpers.squared, tmp_path)

@@ -17,6 +17,7 @@ import math
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 import sys
 import threading
@@ -152,8 +153,7 @@ def _do(function: JobFunction, job: Job, out: Path) -> None:
     """The life of a job's process: whatever becomes of the job, its file is written."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the first one sees to it
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    folder = _folder(out, job)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = _fresh_folder(out, job)
     _log_to(folder / "log.txt")
     try:
         rows = [{**row, "status": row.get("status", OK)} for row in function(job, folder)]
@@ -163,6 +163,17 @@ def _do(function: JobFunction, job: Job, out: Path) -> None:
         kind = "" if isinstance(error, PossmError) else f"{type(error).__name__}: "
         text = _text(job, _failed(job, kind + str(error).replace(str(folder), job.name)))
     _write(out, job, text)
+
+
+def _fresh_folder(out: Path, job: Job) -> Path:
+    """The job's folder, without what an unfinished try of other parameters may have left there."""
+    folder, text = _folder(out, job), json.dumps(_plain(job.parameters), indent=1)
+    told = folder / "parameters.json"
+    if told.exists() and told.read_text(encoding="utf-8") != text:
+        shutil.rmtree(folder)
+    with atomic_path(told) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return folder
 
 
 def _end_with_parent() -> None:
