@@ -13,7 +13,7 @@ RATE_HZ = 20.0
 
 def normalizer(features=3, **settings):
     return CausalNormalizer(
-        features, rate_hz=RATE_HZ, config=NormalizeConfig(**{"window_s": 2.0, **settings})
+        features, rate_hz=RATE_HZ, config=NormalizeConfig(**{"past_s": 2.0, **settings})
     )
 
 
@@ -115,7 +115,7 @@ def test_nothing_in_nothing_out():
 
 
 @pytest.mark.parametrize(
-    "change", [{"window_s": 0.0}, {"kind": "block"}, {"min_bins": 1}, {"min_std": 0.0}, {"clip": 0.0}]
+    "change", [{"past_s": 0.0}, {"kind": "block"}, {"min_bins": 1}, {"min_std": 0.0}, {"clip": 0.0}]
 )
 def test_settings_out_of_range(change):
     with pytest.raises(ConfigError, match=next(iter(change))):

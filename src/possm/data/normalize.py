@@ -20,7 +20,7 @@ from possm.config import require
 class NormalizeConfig:
     """How the past is weighed."""
 
-    window_s: float = 10.0
+    past_s: float = 10.0
     """Length of the past: all of it alike ("rolling"), or time constant ("exponential")."""
     kind: Literal["exponential", "rolling"] = "exponential"
     """Rolling remembers every bin of the window; exponential remembers three numbers a feature."""
@@ -32,7 +32,7 @@ class NormalizeConfig:
     """Answers are kept within +- this many standard deviations; infinity does not clip."""
 
     def __post_init__(self) -> None:
-        require(0 < self.window_s < math.inf, "window_s", self.window_s, "above 0")
+        require(0 < self.past_s < math.inf, "past_s", self.past_s, "above 0")
         require(self.kind in ("exponential", "rolling"), "kind", self.kind, "exponential or rolling")
         require(self.min_bins >= 2, "min_bins", self.min_bins, "2 or more")
         require(0 < self.min_std < math.inf, "min_std", self.min_std, "above 0")
@@ -75,9 +75,9 @@ class CausalNormalizer:
         require(num_features >= 1, "num_features", num_features, "1 or more")
         require(0 < rate_hz < math.inf, "rate_hz", rate_hz, "above 0")
         self.num_features, self.rate_hz, self.config = num_features, rate_hz, config or NormalizeConfig()
-        bins = max(1, round(self.config.window_s * rate_hz))
+        bins = max(1, round(self.config.past_s * rate_hz))
         self._rows = bins if self.config.kind == "rolling" else 0
-        self._keep = math.exp(-1 / (self.config.window_s * rate_hz))
+        self._keep = math.exp(-1 / (self.config.past_s * rate_hz))
         if self._rows:
             require(
                 bins >= self.config.min_bins, "min_bins", self.config.min_bins, f"at most {bins}, the window"
