@@ -15,6 +15,7 @@ from possm.evaluation.score import decode, evaluate
 from possm.training.finetune import FinetuneConfig, adapted_start, finetune
 from possm.training.loop import TrainConfig, train
 from possm.training.optim import OptimConfig
+from possm.training.run import Run
 
 OLD = [toys.recording(seconds=30, session=f"day{day}", seed=day) for day in range(2)]
 NEW = toys.recording(seconds=60, session="today", units=13, seed=7)
@@ -56,20 +57,26 @@ def test_units_change_new_rows_only(tmp_path):
 
 
 def test_full_trains_rows_first_then_everything(tmp_path):
-    seen = []
+    """Step by step: which weights differ from those of the decoder, and that old rows never do."""
+    run = Run(adapted_start(DECODER, [NEW], config_of(mode="full", steps=10, units_share=0.5)), tmp_path)
+    before, moved = weights(DECODER), []
 
     def watch(progress):
         if progress.valid_score is None:
-            seen.append(progress.epoch)
+            after = run.model.state_dict()
+            names = [n for n in before if not torch.equal(after[n][: len(before[n])], before[n])]
+            moved.append({name for name in names if "." in name})
 
-    config = config_of(mode="full", steps=10, units_share=0.5)
-    result = finetune(DECODER, [NEW], config, tmp_path, progress=watch)
-    after, before = weights(result.decoder), weights(DECODER)
-    assert not torch.equal(after["encoder.to_out.weight"], before["encoder.to_out.weight"])
-    for name in ("token.unit.weight", "session.weight"):  # the blank unit may move, old rows may not
-        assert torch.equal(after[name][1 : len(before[name])], before[name][1:])
-    only_rows = finetune(DECODER, [NEW], replace(config, units_share=0.9), tmp_path / "rows")
-    assert only_rows.summary["trained_parameters"] == result.summary["trained_parameters"]
+    run.run(watch)
+    half = len(moved) // 2
+    assert len(moved) == run.total_steps
+    assert not any(moved[:half])
+    assert {"encoder.to_out.weight", "backbone.gru.weight_hh_l0", "readouts.@vel.linear.weight"} <= moved[
+        half
+    ]
+    after = run.model.state_dict()
+    assert torch.equal(after["token.unit.weight"][1:41], before["token.unit.weight"][1:])
+    assert torch.equal(after["session.weight"][:2], before["session.weight"])
 
 
 def test_fewer_than_one_percent_of_the_large_model():
@@ -127,3 +134,36 @@ def test_the_calibration_is_the_first_minutes(tmp_path):
     start = adapted_start(DECODER, [NEW], config)
     train_s, valid_s = (start.recordings[0].split(name).total_s for name in ("train", "valid"))
     assert (train_s, valid_s) == (pytest.approx(0.8 * 24), pytest.approx(0.2 * 24))
+
+
+def test_low_rank_trains_fewer_weights_and_leaves_a_plain_decoder(tmp_path):
+    config = config_of(mode="lora", rank=3)
+    result = finetune(DECODER, [NEW], config, tmp_path)
+    assert result.summary["trained_parameters"] == 3 * (13 + 16) + 16
+    saved, before = load_decoder(result.path), weights(DECODER)
+    assert saved.hash == result.decoder.hash
+    assert weights(saved).keys() == before.keys()
+    for name, value in before.items():
+        assert torch.equal(weights(saved)[name][: len(value)], value), name
+    begun = adapted_start(DECODER, [NEW], config).model.state_dict()
+    moved = (
+        weights(saved)["token.unit.weight"][41:] - begun["token.unit.parametrizations.weight.original"][41:]
+    )
+    size = torch.linalg.svdvals(moved)
+    assert size[2] > 1e-4
+    assert size[3:].max() < 1e-6 * size[0]
+
+
+def test_the_basis_of_low_rank_rows():
+    """Rows that differ along two directions: these, as long as the deviation along each."""
+    from possm.training.lora import principal_rows
+
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.linalg.qr(torch.randn(8, 2, generator=generator, dtype=torch.float64))[0].T
+    scores = torch.randn(500, 2, generator=generator, dtype=torch.float64) * torch.tensor([3.0, 0.5])
+    table = 7.0 + scores @ directions
+    basis = principal_rows(table, 5)
+    assert basis.shape == (2, 8)
+    np.testing.assert_allclose(basis.norm(dim=1), [3.0, 0.5], rtol=0.1)
+    assert abs(torch.cosine_similarity(basis[0], directions[0], dim=0)) > 0.99
+    assert principal_rows(table, 1).shape == (1, 8)

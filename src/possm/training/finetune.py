@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from possm.checkpoint import Decoder
 from possm.config import to_json
@@ -24,14 +25,16 @@ from possm.data.caps import with_fitted_caps
 from possm.data.recording import Recording
 from possm.data.scaling import Scaling
 from possm.errors import ConfigError
+from possm.model.tokens import BLANK
 from possm.training.config import Progress, TrainResult
 from possm.training.extend import Extended, extend_decoder
 from possm.training.finetune_config import FinetuneConfig
+from possm.training.lora import make_low_rank
 from possm.training.memory import keep_freed_memory
-from possm.training.neighbours import Neighbours, find_neighbours
 from possm.training.preflight import behavior_configs, check_run
 from possm.training.run import Run
 from possm.training.start import Phase, Start
+from possm.training.starts import STARTS, Begun
 
 __all__ = ["FinetuneConfig", "finetune"]
 
@@ -70,7 +73,9 @@ def adapted_start(decoder: Decoder, recordings: Sequence[Recording], config: Fin
     behaviors = behavior_configs(calibrated, training.behavior)
     torch.manual_seed(config.seed)
     extended = extend_decoder(decoder, calibrated, behaviors=behaviors, keep=config.keep, again=config.again)
-    begun = _begin_rows(decoder, calibrated, extended) if config.start == "electrode" else []
+    known = decoder.vocabulary.sessions
+    unknown = [recording for recording in calibrated if recording.session_id not in known]
+    begun = STARTS[config.start](decoder, unknown, extended)
     extended.model.fit_inputs(calibrated, extended.vocabulary)
     vocabulary, capped = with_fitted_caps(
         extended.vocabulary,
@@ -114,39 +119,34 @@ def _calibration(recording: Recording, config: FinetuneConfig) -> Recording:
     return recording
 
 
-@torch.no_grad()
-def _begin_rows(decoder: Decoder, recordings: Sequence[Recording], extended: Extended) -> list[Neighbours]:
-    """Start rows from those of earlier sessions; a session without one, from the mean of all."""
-    old, new = dict(decoder.model.named_parameters()), dict(extended.model.named_parameters())
-    known = set(decoder.vocabulary.sessions)
-    found = []
-    for recording in (r for r in recordings if r.session_id not in known):
-        neighbours = find_neighbours(recording, decoder.vocabulary)
-        rows = extended.vocabulary.unit_rows(recording)
-        session = extended.vocabulary.session_row(recording.session_id)
-        source = neighbours.session
-        others = range(len(known)) if source is None else [decoder.vocabulary.session_row(source)]
-        for name, kind in extended.tables.items():
-            if kind == "sessions":
-                new[name][session] = old[name][list(others)].mean(dim=0).to(new[name])
-                continue
-            for row, sources in zip(rows, neighbours.units, strict=True):
-                if len(sources):
-                    new[name][row] = old[name][torch.from_numpy(sources)].mean(dim=0).to(new[name])
-        found.append(neighbours)
-    return found
-
-
 def _phases(extended: Extended, config: FinetuneConfig) -> tuple[Phase, ...]:
-    """Mode "units": new rows, and readouts that did not exist. Mode "full": those first, then everything."""
+    """Mode "units": new rows, and readouts that did not exist. Mode "lora": the same, units as a product.
+    Mode "full": new rows first, then everything."""
     device = next(extended.model.parameters()).device
     rows = {"units": extended.unit_rows, "sessions": extended.session_rows}
     trained = {name: torch.from_numpy(rows[kind]).to(device) for name, kind in extended.tables.items()}
+    if config.mode == "lora":
+        return (_low_rank_phase(extended, config, trained),)
     units = Phase("units", trained=frozenset(extended.tables) | extended.fresh, rows=trained)
     if config.mode == "units":
         return (units,)
     first = [replace(units, share=config.units_share)] if config.units_share > 0 else []
     return (*first, Phase("full", share=1 - config.units_share, rate=config.full_rate))
+
+
+def _low_rank_phase(extended: Extended, config: FinetuneConfig, rows: dict[str, Tensor]) -> Phase:
+    names = set(extended.fresh)
+    for name, kind in extended.tables.items():
+        if kind == "sessions":
+            names.add(name)
+            continue
+        table = extended.model.get_parameter(name).detach()
+        others = torch.ones(len(table), dtype=torch.bool, device=table.device)
+        others[rows[name]] = False
+        others[BLANK] = False
+        known = table[others] if others.any() else table
+        names.update(make_low_rank(extended.model, name, rows[name], known=known, rank=config.rank))
+    return Phase("lora", trained=frozenset(names), rows={n: rows[n] for n in names if n in rows})
 
 
 def _scalings(
@@ -179,25 +179,21 @@ def _differ(one: Scaling, other: Scaling) -> bool:
     return one.unit != other.unit or bool((width > 2).any() or (width < 0.5).any() or (shift > 1).any())
 
 
-def _provenance(decoder: Decoder, config: FinetuneConfig, begun: Sequence[Neighbours]) -> dict[str, Any]:
+def _provenance(decoder: Decoder, config: FinetuneConfig, begun: Begun) -> dict[str, Any]:
     return {
         "finetune": to_json(config),
         "adapted_from": {"hash": decoder.hash, "provenance": decoder.provenance},
-        "started_from": [n.session for n in begun],
+        "started_from": begun.sessions,
     }
 
 
-def _summary(extended: Extended, phases: Sequence[Phase], begun: Sequence[Neighbours]) -> dict[str, float]:
-    parameters = dict(extended.model.named_parameters())
+def _summary(extended: Extended, phases: Sequence[Phase], begun: Begun) -> dict[str, float]:
+    """How many weights the last phase trains, and where units started from."""
     last = phases[-1]
-    trained = sum(
-        len(last.rows[name]) * p[0].numel() if name in last.rows else p.numel()
-        for name, p in parameters.items()
+    sizes = {
+        name: len(last.rows[name]) * p[0].numel() if name in last.rows else p.numel()
+        for name, p in extended.model.named_parameters()
         if last.trained is None or name in last.trained
-    )
-    counts = {"trained_parameters": trained, "new_units": len(extended.unit_rows)}
-    if begun:
-        counts["units_from_electrode"] = sum(n.by_electrode for n in begun)
-        counts["units_from_id"] = sum(n.found - n.by_electrode for n in begun)
-        counts["units_from_random"] = sum(len(n.units) - n.found for n in begun)
-    return {name: float(value) for name, value in counts.items()}
+    }
+    units = {f"units_from_{source}": float(number) for source, number in begun.units.items()}
+    return {"trained_parameters": float(sum(sizes.values())), **units}

@@ -10,9 +10,9 @@ from possm.data.augment import AugmentConfig
 from possm.model.contract import DecoderConfig
 from possm.training.config import TrainConfig
 from possm.training.optim import OptimConfig
+from possm.training.starts import STARTS
 
-MODES = ("units", "full")
-STARTS = ("random", "electrode")
+MODES = ("units", "full", "lora")
 SCALINGS = ("auto", "own", "decoder")
 
 
@@ -21,8 +21,9 @@ class FinetuneConfig:
     """One adaptation. The architecture is the decoder's."""
 
     mode: str = "units"
-    """What is trained: "units", the rows of new units and sessions; "full", those first, then all weights. A
-    readout for a behavior the decoder does not know is trained in every mode."""
+    """What is trained: "units", the rows of new units and sessions; "lora", the same, units as a product of
+    low rank; "full", rows first, then all weights. A readout for a behavior the decoder does not know is
+    trained in every mode."""
     minutes: float | None = None
     """Use the first minutes of the train split only, the end of them to select weights by; None uses the
     train and valid splits as they are."""
@@ -48,7 +49,9 @@ class FinetuneConfig:
     units_share: float = 0.2
     """Of the steps of mode "full", the share that trains rows only (paper: 100 of 500 epochs)."""
     full_rate: float = 0.25
-    """Learning rate once all weights are trained, as a multiple of the rate before."""
+    """Learning rate of the weights that only mode "full" trains, as a multiple of that of the rows."""
+    rank: int = 16
+    """Of mode "lora"."""
     anchor_decay: float = 0.0
     """How much weights are pulled back to where they started (L2-SP), in the sense of weight decay."""
     patience: int | None = None
@@ -75,13 +78,14 @@ class FinetuneConfig:
     """"float32", "bf16", or "auto": bf16 on CUDA."""
 
     def __post_init__(self) -> None:
-        for name, choices in (("mode", MODES), ("start", STARTS), ("scaling", SCALINGS)):
+        for name, choices in (("mode", MODES), ("start", tuple(STARTS)), ("scaling", SCALINGS)):
             value = getattr(self, name)
             require(value in choices, name, value, f"one of {', '.join(choices)}")
         require(self.minutes is None or 0 < self.minutes < math.inf, "minutes", self.minutes, "above 0")
         require(0 < self.valid_share < 1, "valid_share", self.valid_share, "above 0, below 1")
         require(self.steps >= 1, "steps", self.steps, "1 or more")
         require(0 <= self.units_share < 1, "units_share", self.units_share, "0 or more, below 1")
+        require(self.rank >= 1, "rank", self.rank, "1 or more")
         require(self.full_rate > 0, "full_rate", self.full_rate, "above 0")
         require(self.anchor_decay >= 0, "anchor_decay", self.anchor_decay, "0 or more")
         require(self.patience is None or self.patience >= 1, "patience", self.patience, "1 or more")

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 def tables_of(model: nn.Module) -> list[Tensor]:
     """The weights of all embeddings: one row a unit, session, kind or behavior."""
-    return [module.weight for module in model.modules() if isinstance(module, nn.Embedding)]
+    tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    return [weight for table in tables for weight in table.parameters(recurse=False)]
 
 
 class RowAdamW(torch.optim.AdamW):

@@ -29,6 +29,7 @@ from possm.training.config import (
     TrainResult,
 )
 from possm.training.losses import total_loss
+from possm.training.lora import merged
 from possm.training.memory import peak_memory_mb
 from possm.training.optim import learning_rate, make_optimizer, update_average
 from possm.training.resume import load_run, save_run
@@ -182,8 +183,9 @@ class Run:
         return TrainResult(decoder, path, summary)
 
     def _step(self, batch: Batch) -> float:
+        rate, others = self._rate(self.step), self._phase().rate
         for group in self.optimizer.param_groups:
-            group["lr"] = self._rate(self.step)
+            group["lr"] = rate if group["rows"] else rate * others
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16()):
             answers, _ = self.model(batch)
         loss = total_loss(
@@ -247,8 +249,7 @@ class Run:
         number = int(np.searchsorted(self.phase_ends, step // steps, side="right"))
         first = self.phase_ends[number - 1] if number else 0
         length = (self.phase_ends[number] - first) * steps
-        rate = learning_rate(step - first * steps, length, self.config.optim)
-        return rate * self.begin.phases[number].rate
+        return learning_rate(step - first * steps, length, self.config.optim)
 
     def _bf16(self) -> bool:
         wanted = self.config.precision
@@ -270,7 +271,7 @@ class Run:
             "torch": torch.__version__,
             **self.begin.provenance,
         }
-        return self._decoder(copy.deepcopy(self.best).cpu().eval(), provenance)
+        return self._decoder(merged(self.best).cpu().eval(), provenance)
 
     def _decoder(self, model: DecoderModel, provenance: dict[str, Any] | None = None) -> Decoder:
         return Decoder(model, self.vocabulary, self.scaling, provenance or {}, self.session_scaling)

@@ -1,0 +1,65 @@
+"""What the rows of new units and sessions start from, by the name `FinetuneConfig.start` gives.
+
+A new way is one function and one line in STARTS; it changes the rows of new sessions in `extended.model` and
+says how many came from where.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from possm.checkpoint import Decoder
+from possm.data.recording import Recording
+from possm.training.extend import Extended
+from possm.training.neighbours import find_neighbours
+
+
+@dataclass(frozen=True)
+class Begun:
+    """Where the rows of new sessions came from."""
+
+    units: dict[str, int] = field(default_factory=dict)
+    """How many units: from "electrode", "id" (the same unit id, electrodes unknown), "random"."""
+    sessions: dict[str, str] = field(default_factory=dict)
+    """New session -> the known session it started from, or "mean" of all."""
+
+
+def random_start(decoder: Decoder, recordings: Sequence[Recording], extended: Extended) -> Begun:
+    """As in the paper: N(0, 0.02^2), which is how the rows were made; nothing is changed."""
+    del decoder, recordings
+    return Begun({"random": len(extended.unit_rows)})
+
+
+@torch.no_grad()
+def electrode_start(decoder: Decoder, recordings: Sequence[Recording], extended: Extended) -> Begun:
+    """Units from those on the same electrode in the nearest earlier session of the subject, and the session
+    from that session. Units without one stay random; a session without one starts at the mean of all."""
+    old, new = dict(decoder.model.named_parameters()), dict(extended.model.named_parameters())
+    units, sessions = Counter[str](), {}
+    for recording in recordings:
+        near = find_neighbours(recording, decoder.vocabulary)
+        sessions[recording.session_id] = near.session or "mean"
+        units.update(electrode=near.by_electrode, id=near.found - near.by_electrode)
+        units.update(random=len(near.units) - near.found)
+        rows = extended.vocabulary.unit_rows(recording)
+        for name in (name for name, kind in extended.tables.items() if kind == "units"):
+            for row, sources in zip(rows, near.units, strict=True):
+                if len(sources):
+                    new[name][row] = old[name][torch.from_numpy(sources)].mean(dim=0).to(new[name])
+        row = extended.vocabulary.session_row(recording.session_id)
+        like = slice(None) if near.session is None else [decoder.vocabulary.session_row(near.session)]
+        for name in (name for name, kind in extended.tables.items() if kind == "sessions"):
+            new[name][row] = old[name][like].mean(dim=0).to(new[name])
+    return Begun(dict(units), sessions)
+
+
+STARTS: dict[str, Callable[[Decoder, Sequence[Recording], Extended], Begun]] = {
+    "random": random_start,
+    "electrode": electrode_start,
+}
+"""Each takes the pretrained decoder, the calibration recordings of sessions it does not know, and the decoder
+that is extended by them."""
