@@ -81,6 +81,18 @@ class Targets:
 
 
 @dataclass(frozen=True)
+class SequenceTargets:
+    """What the answers of a sequence should write, trial by trial."""
+
+    symbols: Array
+    """(sum of lengths,) int64: numbers of symbols, 1 or more; 0 is the blank."""
+    lengths: Array
+    """(S,) int64: symbols of each sequence."""
+    frames: Array
+    """(S,) int64: queries of each sequence, in order; 0 leaves it out of the loss."""
+
+
+@dataclass(frozen=True)
 class Batch:
     """One call of a decoder."""
 
@@ -91,10 +103,13 @@ class Batch:
     """C, the same for all sequences."""
     queries: Mapping[str, Queries]
     """By behavior name."""
-    targets: Mapping[str, Targets] = field(default_factory=dict)
+    targets: Mapping[str, Targets | SequenceTargets] = field(default_factory=dict)
     """By behavior name; empty when nothing is known (a live stream)."""
     values: Values | None = None
     """Tokens with a value; None where the decoder reads none."""
+    lengths: Array | None = None
+    """(S,) int64: chunks of each sequence before its padding; None where all are whole. Only a decoder that
+    looks ahead has to know."""
 
     def to(self, convert: Callable[[Array], Array]) -> Batch:
         """The same batch with every array passed through `convert` (to torch, to a device)."""
@@ -105,6 +120,7 @@ class Batch:
             queries={name: _map(value, convert) for name, value in self.queries.items()},
             targets={name: _map(value, convert) for name, value in self.targets.items()},
             values=None if self.values is None else _map(self.values, convert),
+            lengths=None if self.lengths is None else convert(self.lengths),
         )
 
 
@@ -135,7 +151,8 @@ class Prediction:
     times_s: np.ndarray
     """(Q,) float64: the times the values are about, on the stream's clock."""
     values: np.ndarray
-    """(Q, D) float32, in the physical unit of the behavior; of a category, the probability of each class."""
+    """(Q, D) float32, in the physical unit of the behavior; of a category, the probability of each class, and
+    of a sequence, of the blank and each symbol."""
     chunk: int
     """Number of the newest chunk used; the first of the stream is 0."""
     start_s: float
@@ -162,4 +179,5 @@ class Prediction:
     status: str = "ok"
     """Is "ok", or says what stands in for an answer while input is missing: "held", "decayed", "zeroed"."""
     classes: tuple[str, ...] = ()
-    """Names of the classes of a category, one per column of `values`; of anything else, none."""
+    """Names of the classes of a category, or "" and the symbols of a sequence, one per column of `values`; of
+    anything else, none."""

@@ -79,10 +79,16 @@ class Decoder:
         behaviors = self.config.behaviors.items()
         return {name: b.classes for name, b in behaviors if b.readout == "category"}
 
+    @property
+    def sequences(self) -> dict[str, tuple[str, ...]]:
+        """By behavior that is a sequence: its symbols, from answer 1 on; answer 0 is the blank."""
+        behaviors = self.config.behaviors.items()
+        return {name: b.classes for name, b in behaviors if b.readout == "sequence"}
+
     def physical(self, session_id: str, behavior: str, answers: np.ndarray) -> np.ndarray:
-        """Answers of the model, (Q, D) scaled, in the physical unit of the behavior; of a category, logits as
-        probabilities."""
-        if behavior in self.classes:
+        """Answers of the model, (Q, D) scaled, in the physical unit of the behavior; of a category or
+        sequence, logits as probabilities."""
+        if behavior in self.classes or behavior in self.sequences:
             return softmax(answers)
         return self.scaling_of(session_id)[behavior].invert(answers)
 

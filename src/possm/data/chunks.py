@@ -8,11 +8,11 @@ the later chunk.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 
-from possm.batch import Batch, Queries, Targets, Tokens, Values
+from possm.batch import Batch, Queries, SequenceTargets, Targets, Tokens, Values
 
 EDGE_TOLERANCE_S = 1e-9
 """An output time this much before a chunk ends counts as at its end: rounding of float64 seconds is below
@@ -82,8 +82,10 @@ class Sample:
     session: int
     queries: Mapping[str, Queries]
     """Chunk numbers count from this sequence's first chunk."""
-    targets: Mapping[str, Targets] = field(default_factory=dict)
+    targets: Mapping[str, Targets | SequenceTargets] = field(default_factory=dict)
     values: Values | None = None
+    length: int | None = None
+    """Chunks before the padding; None where there is none."""
 
     @property
     def num_chunks(self) -> int:
@@ -110,6 +112,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         queries={name: _join_queries(samples, name) for name in samples[0].queries},
         targets={name: _join_targets(samples, name) for name in samples[0].targets},
         values=_join_values([sample.values for sample in samples]),
+        lengths=_join_lengths(samples),
     )
 
 
@@ -118,12 +121,16 @@ def _join_queries(samples: Sequence[Sample], name: str) -> Queries:
     return Queries(np.concatenate(chunk), np.concatenate([s.queries[name].time_s for s in samples]))
 
 
-def _join_targets(samples: Sequence[Sample], name: str) -> Targets:
+def _join_targets(samples: Sequence[Sample], name: str) -> Targets | SequenceTargets:
     targets = [sample.targets[name] for sample in samples]
-    return Targets(
-        np.concatenate([target.values for target in targets]),
-        np.concatenate([target.weights for target in targets]),
-    )
+    kind = type(targets[0])
+    return kind(*(np.concatenate([getattr(target, f.name) for target in targets]) for f in fields(kind)))
+
+
+def _join_lengths(samples: Sequence[Sample]) -> np.ndarray | None:
+    if all(sample.length is None for sample in samples):
+        return None
+    return np.array([s.num_chunks if s.length is None else s.length for s in samples], np.int64)
 
 
 def _join_values(parts: Sequence[Values | None]) -> Values | None:

@@ -26,15 +26,22 @@ SHOWN = 5  # labels that an error names
 
 
 def is_category(recording: Recording, behavior: str) -> bool:
-    """Whether a behavior is one of classes: a signal of whole numbers, or a column of intervals."""
+    """Whether a behavior is one of classes: a signal of whole numbers, or a column of intervals (but not of
+    sequences, see `possm.data.transcripts`)."""
     if behavior in recording.signals:
         return recording.signals[behavior].values.dtype.kind in "iub"
-    return _column(recording, behavior) is not None
+    return _column(recording, behavior) is not None and not is_sequence_name(behavior)
+
+
+def is_sequence_name(behavior: str) -> bool:
+    """Whether a column of this name holds sequences, not one label a trial."""
+    column = behavior.rpartition(".")[2]
+    return column == "phonemes" or column.endswith("_sequence")
 
 
 def has_behavior(recording: Recording, behavior: str) -> bool:
     """Whether a recording has a behavior at all: a signal, or labels of trials."""
-    return behavior in recording.signals or is_category(recording, behavior)
+    return behavior in recording.signals or _column(recording, behavior) is not None
 
 
 def labelled_trials(recording: Recording, behavior: str) -> tuple[Intervals, np.ndarray]:

@@ -26,15 +26,20 @@ class BehaviorConfig:
     """One thing to decode."""
 
     num_dimensions: int
-    """Size of one sample of the behavior; of a category, the number of classes."""
+    """Size of one sample of the behavior; of a category, the number of classes; of a sequence, one more than
+    its symbols: answer 0 is the blank."""
     readout: str = "continuous"
     """Kind of readout, a name in READOUTS."""
     classes: tuple[str, ...] = ()
-    """Names of the classes of a category, in the order of its answers; of anything else, none."""
+    """Names of the classes of a category, in the order of its answers, or symbols of a sequence, from answer
+    1 on; of anything else, none."""
 
     def __post_init__(self) -> None:
         require(self.num_dimensions >= 1, "num_dimensions", self.num_dimensions, "1 or more")
         require(self.readout in READOUTS, "readout", self.readout, f"one of {', '.join(READOUTS)}")
+        if self.readout == "sequence":
+            fits = len(set(self.classes)) == len(self.classes) == self.num_dimensions - 1 >= 1
+            require(fits, "classes", self.classes, "different symbols, one less than dimensions (the blank)")
         if self.readout == "category":
             fits = len(set(self.classes)) == len(self.classes) == self.num_dimensions >= 2
             require(fits, "classes", self.classes, "two or more different names, one per dimension")
@@ -71,6 +76,16 @@ class DecoderConfig:
     def inputs(self) -> tuple[str, ...]:
         """What it reads, names in KINDS; a decoder that reads more than spikes has a setting of this name."""
         return ("spikes",)
+
+    @property
+    def frame_chunks(self) -> int:
+        """Chunks from one answer of a sequence to the next."""
+        return 1
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether it reads a whole sequence before it answers: it cannot decode a stream."""
+        return False
 
     @property
     def strictly_causal(self) -> bool:

@@ -3,6 +3,7 @@
     spikes of a chunk -> tokens -> input cross-attention -> one latent (or several, `latents`)
     latent, state     -> recurrent backbone              -> hidden state
     k hidden states   -> output cross-attention at any time asked -> behavior
+                         (of a sequence: a strided convolution over hidden states)
 
 There is one forward. Training passes the twenty chunks of a window, a stream passes one; the state that
 comes out of a call goes into the next.
@@ -20,11 +21,11 @@ from torch import Tensor, nn
 from possm.batch import KINDS, Batch, State
 from possm.config import require
 from possm.errors import ConfigError
-from possm.model.backbones import BACKBONES, Backbone
+from possm.model.backbones import BACKBONES, OFFLINE, Backbone, BiGru
 from possm.model.contract import BehaviorConfig, DecoderConfig, DecoderModel
 from possm.model.encoder import Encoder, UnitTables
 from possm.model.latents import LatentEncoder, LatentTables
-from possm.model.readout import READOUTS, ReadoutAttention
+from possm.model.readout import READOUTS, ReadoutAttention, SequenceReadout
 from possm.model.rotary import Rotary
 from possm.model.tokens import BLANK, TokenEmbedding, embedding_table
 
@@ -36,7 +37,7 @@ class PossmConfig(DecoderConfig):
     """Architecture. The defaults are the paper's small model; `PossmConfig.large()` is its large one."""
 
     backbone: str = "gru"
-    """A name in BACKBONES."""
+    """A name in BACKBONES, or in OFFLINE for a decoder that reads a whole sequence before it answers."""
     width: int = 64
     """Size of unit embeddings, tokens and latents (paper: 64 or 256)."""
     hidden: int = 256
@@ -65,18 +66,34 @@ class PossmConfig(DecoderConfig):
     """Layers of self-attention among the latents of a chunk (paper: none; speech 1)."""
     latent_heads: int = 2
     """Heads of these (paper, speech: 2)."""
+    day_layer: bool = False
+    """Whether every session has a linear map of its own between encoder and backbone; it starts as the
+    identity."""
+    sequence_kernel: int = 14
+    """Hidden states that an answer of a sequence sees."""
+    sequence_stride: int = 4
+    """Chunks from one answer of a sequence to the next."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.backbone in BACKBONES, "backbone", self.backbone, f"one of {', '.join(BACKBONES)}")
+        backbones = ", ".join([*BACKBONES, *OFFLINE])
+        require(
+            self.backbone in BACKBONES or self.looks_ahead, "backbone", self.backbone, f"one of {backbones}"
+        )
         for name in ("width", "hidden", "num_layers", "num_context", "head_width"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         require(0 <= self.dropout < 1, "dropout", self.dropout, "0 or more, below 1")
         check_inputs(self.inputs)
-        require(self.num_latents >= 1, "num_latents", self.num_latents, "1 or more")
+        for name in ("num_latents", "sequence_kernel", "sequence_stride"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         require(self.latent_layers >= 0, "latent_layers", self.latent_layers, "0 or more")
         divides = self.latent_heads >= 1 and self.width % self.latent_heads == 0
-        require(divides or not self.latent_layers, "latent_heads", self.latent_heads, f"a divisor of the width, {self.width}")
+        require(
+            divides or not self.latent_layers,
+            "latent_heads",
+            self.latent_heads,
+            f"a divisor of the width, {self.width}",
+        )
         pairs = self.num_rotary_pairs
         require(2 <= 2 * pairs <= self.head_width, "num_rotary_pairs", pairs, "1 to half of head_width")
         for name in ("encoder_t_min_s", "readout_t_min_s"):
@@ -89,6 +106,28 @@ class PossmConfig(DecoderConfig):
     def large(cls, **changes: object) -> PossmConfig:
         """The paper's large model (o-POSSM): 256-wide tokens, four layers of 512."""
         return cls(**{"width": 256, "hidden": 512, "num_layers": 4, **changes})  # type: ignore[arg-type]
+
+    @property
+    def frame_chunks(self) -> int:
+        """Chunks from one answer of a sequence to the next."""
+        return self.sequence_stride
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether it reads a whole sequence before it answers."""
+        return self.backbone in OFFLINE
+
+    @property
+    def strictly_causal(self) -> bool:
+        """Whether an output at t uses spikes before t only."""
+        return super().strictly_causal and not self.looks_ahead
+
+    @property
+    def kept(self) -> int:
+        """Hidden states that are remembered from call to call, for readouts that look back."""
+        kinds = {behavior.readout for behavior in self.behaviors.values()}
+        looked_at = [self.sequence_kernel] * ("sequence" in kinds)
+        return max(looked_at + [self.num_context] * (kinds != {"sequence"})) - 1
 
     @property
     def plain(self) -> bool:
@@ -127,34 +166,27 @@ class Possm(DecoderModel):
         if not config.behaviors:
             raise ConfigError("the decoder has nothing to decode", fix="name a behavior")
         self.config = config
-        pairs, longest = config.num_rotary_pairs, config.t_max_s
         self.token = TokenEmbedding(num_units, config.width, kinds=value_kinds(config.inputs))
         self.session = embedding_table(num_sessions, config.width)
         self.encoder = _encoder(config)
-        self.backbone: Backbone = BACKBONES[config.backbone](
+        if config.day_layer:
+            self.day = DayLayer(num_sessions, config.num_latents * config.width)
+        self.backbone: Backbone = {**BACKBONES, **OFFLINE}[config.backbone](
             config.num_latents * config.width,
             hidden=config.hidden,
             num_layers=config.num_layers,
             dropout=config.dropout,
         )
-        self.attention = ReadoutAttention(
-            config.width,
-            hidden=config.hidden,
-            head_width=config.head_width,
-            num_context=config.num_context,
-            chunk_s=config.chunk_s,
-            rotary=Rotary(pairs, t_min_s=config.readout_t_min_s, t_max_s=longest),
-            dropout=config.dropout,
-        )
+        if any(behavior.readout != "sequence" for behavior in config.behaviors.values()):
+            self.attention = _attention(config)
         self.readouts = nn.ModuleDict()
         for name, behavior in config.behaviors.items():
-            readout = READOUTS[behavior.readout](config.width, num_dimensions=behavior.num_dimensions)
-            self.readouts[_module_name(name)] = readout
+            self.readouts[_module_name(name)] = _readout(config, behavior)
 
     def initial_state(self, num_sequences: int) -> State:
         """The state before the first chunk, for S sequences."""
         like = self.session.weight
-        recent = like.new_zeros(num_sequences, self.config.num_context - 1, self.config.hidden)
+        recent = like.new_zeros(num_sequences, self.config.kept, self.config.hidden)
         seen = torch.zeros(num_sequences, dtype=torch.int64, device=like.device)
         return State(self.backbone.initial_state(num_sequences), recent, seen)
 
@@ -182,13 +214,19 @@ class Possm(DecoderModel):
         if tables is None:
             batch, tables = self._tables_for(batch)
         sequence = self.encode(batch, tables)
-        hidden, backbone_state = self.backbone(sequence, state.backbone)
+        if self.config.day_layer:
+            sequence = self.day(sequence, batch.session)
+        hidden, backbone_state = self._recur(sequence, state.backbone, batch)
         history = torch.cat([state.recent, hidden], dim=1)
-        contexts = self.attention.contexts(history)
+        contexts = self._contexts(history)
         session = self.session(batch.session)
         outputs = {}
         for name, queries in batch.queries.items():
             readout = self.readouts[_module_name(name)]
+            if isinstance(readout, SequenceReadout):
+                outputs[name] = readout(history, queries, num_chunks=batch.num_chunks, seen=state.seen)
+                continue
+            assert contexts is not None
             query = session + cast(nn.Embedding, readout.behavior).weight
             attended = self.attention(query, queries, contexts, num_chunks=batch.num_chunks, seen=state.seen)
             outputs[name] = readout(attended)
@@ -216,12 +254,67 @@ class Possm(DecoderModel):
         tokens = replace(batch.tokens, unit=(here.cumsum(0) - 1)[unit])
         return replace(batch, tokens=tokens), tables
 
+    def _recur(
+        self, sequence: Tensor, state: tuple[Tensor, ...], batch: Batch
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        if isinstance(self.backbone, BiGru):
+            return self.backbone(sequence, state, batch.lengths)
+        return self.backbone(sequence, state)
+
+    def _contexts(self, history: Tensor) -> Tensor | None:
+        """What attention looks at, of the newest hidden states; None where nothing asks through it."""
+        if not hasattr(self, "attention"):
+            return None
+        return self.attention.contexts(history[:, self.config.kept - (self.config.num_context - 1) :])
+
     def _next_state(
         self, state: State, backbone: tuple[Tensor, ...], history: Tensor, num_chunks: int
     ) -> State:
-        kept = self.config.num_context - 1
+        kept = self.config.kept
         recent = history[:, history.shape[1] - kept :]
         return State(backbone, recent, (state.seen + num_chunks).clamp(max=kept))
+
+
+class DayLayer(nn.Module):
+    """A linear map for every session, which starts as the identity.
+
+    Args:
+        num_sessions: Rows of the session vocabulary.
+        width: Of what it maps.
+    """
+
+    def __init__(self, num_sessions: int, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.weight = nn.Embedding(num_sessions, width * width)
+        self.bias = nn.Embedding(num_sessions, width)
+        nn.init.zeros_(self.weight.weight)
+        nn.init.zeros_(self.bias.weight)
+
+    def forward(self, sequence: Tensor, session: Tensor) -> Tensor:
+        """(S, C, width), (S,) -> (S, C, width)."""
+        matrix = self.weight(session).unflatten(1, (self.width, self.width))
+        return sequence + torch.baddbmm(self.bias(session).unsqueeze(1), sequence, matrix)
+
+
+def _attention(config: PossmConfig) -> ReadoutAttention:
+    return ReadoutAttention(
+        config.width,
+        hidden=config.hidden,
+        head_width=config.head_width,
+        num_context=config.num_context,
+        chunk_s=config.chunk_s,
+        rotary=Rotary(config.num_rotary_pairs, t_min_s=config.readout_t_min_s, t_max_s=config.t_max_s),
+        dropout=config.dropout,
+    )
+
+
+def _readout(config: PossmConfig, behavior: BehaviorConfig) -> nn.Module:
+    size = behavior.num_dimensions
+    if behavior.readout == "sequence":
+        kernel, dropout = config.sequence_kernel, config.dropout
+        return SequenceReadout(config.hidden, num_dimensions=size, kernel=kernel, dropout=dropout)
+    return READOUTS[behavior.readout](config.width, num_dimensions=size)
 
 
 def _encoder(config: PossmConfig) -> Encoder:

@@ -129,8 +129,51 @@ class CategoryReadout(nn.Module):
         return self.linear(attended)
 
 
+class SequenceReadout(nn.Module):
+    """A strided convolution over hidden states: each answer sees the newest `kernel` of them (paper, speech).
+
+    The stride is in the queries: they name the chunks at whose end a frame is answered. Before the start of a
+    sequence hidden states are zero.
+
+    Args:
+        hidden: Size of a hidden state.
+        num_dimensions: Symbols and the blank.
+        kernel: Hidden states an answer sees.
+        dropout: Of what it sees.
+    """
+
+    def __init__(self, hidden: int, *, num_dimensions: int, kernel: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.kernel = kernel
+        self.norm = nn.LayerNorm(hidden)
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(kernel * hidden, num_dimensions)
+
+    def forward(self, history: Tensor, queries: Queries, *, num_chunks: int, seen: Tensor) -> Tensor:
+        """Answer every query.
+
+        Args:
+            history: (S, kept + C, hidden): of the chunks of this call and those before, kept >= kernel - 1.
+            queries: At the ends of Q chunks; their times do not matter.
+            num_chunks: C.
+            seen: (S,) how many of the kept are known.
+
+        Returns:
+            (Q, symbols + 1) logits.
+        """
+        length, kept = history.shape[1], history.shape[1] - num_chunks
+        sequence, chunk = queries.chunk // num_chunks, queries.chunk % num_chunks
+        back = torch.arange(self.kernel - 1, -1, -1, device=chunk.device)
+        row = (sequence * length + kept + chunk).unsqueeze(1) - back
+        seen_states = functional.embedding(row, self.norm(history).flatten(0, 1))  # (Q, kernel, hidden)
+        unknown = back > (chunk + seen[sequence]).unsqueeze(1)
+        return self.linear(self.dropout(seen_states.masked_fill(unknown.unsqueeze(2), 0.0)).flatten(1))
+
+
 READOUTS: dict[str, Callable[..., nn.Module]] = {
     "continuous": ContinuousReadout,
     "category": CategoryReadout,
+    "sequence": SequenceReadout,
 }
-"""Readouts by kind; each takes (width, *, num_dimensions) and has a one-row `behavior` embedding."""
+"""Readouts by kind. Those that answer at any time take (width, *, num_dimensions), have a one-row `behavior`
+embedding and read what attention found; a sequence reads hidden states."""

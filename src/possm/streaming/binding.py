@@ -75,7 +75,7 @@ class Binding:
 
     def physical(self, behavior: str, values: np.ndarray) -> np.ndarray:
         """Answers of the engine, (Q, D), in the physical unit of the behavior, or as probabilities."""
-        if behavior in self.spec.classes:
+        if behavior in self.spec.classes or behavior in self.spec.sequences:
             return softmax(values)
         scaling = self._scaling.get(behavior)
         return values if scaling is None else scaling.invert(values)

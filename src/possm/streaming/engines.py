@@ -46,6 +46,10 @@ class StreamSpec:
     """By category behavior: names of the classes, in the order of its answers, which are logits."""
     inputs: InputConfig = InputConfig()
     """What it reads, and how values in bins are normalized."""
+    sequences: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """By behavior that is a sequence: its symbols, from answer 1 on; answer 0 is the blank. Answers are logits."""
+    frame_chunks: int = 1
+    """Chunks from one answer of a sequence to the next."""
 
     def scaling_of(self, session_id: str) -> dict[str, Scaling]:
         """By behavior, for one session."""

@@ -68,9 +68,9 @@ def export_decoder(
         raise CheckpointError(
             "only POSSM decoders are exported; this one runs on the torch engine", got=kind_of(decoder.config)
         )
-    if not decoder.config.plain:
+    if not decoder.config.plain or decoder.config.day_layer or decoder.sequences:
         raise CheckpointError(
-            "a decoder of several latents, or of tokens with a value, is not exported yet",
+            "a decoder of several latents, tokens with a value, days or sequences is not exported yet",
             got=f"inputs {', '.join(decoder.config.inputs)}, {decoder.config.num_latents} latents",
             fix="run it on the torch engine",
         )

@@ -127,6 +127,13 @@ def output_clock(rate_hz: float | None, times_s: Mapping[str, np.ndarray] | None
     return Given(given)
 
 
+def ask_frames(stretch: Stretch, chunks: int) -> Asked:
+    """The answers of a sequence: one at the end of every `chunks` chunks, counted from the origin."""
+    number = np.arange(len(stretch.edges_s) - 1)
+    number = number[(stretch.first + number + 1) % chunks == 0]
+    return stretch.edges_s[number + 1], Queries(number, np.zeros(len(number), np.float32))
+
+
 def _answered(times_s: np.ndarray, stretch: Stretch) -> Asked:
     chunk, relative_s = query_chunks(times_s, stretch.edges_s, lead_s=stretch.lead_ms / 1000)
     inside = (chunk >= 0) & (chunk < len(stretch.edges_s) - 1)

@@ -12,7 +12,7 @@ from possm.batch import Prediction, State
 from possm.streaming.binding import Binding
 from possm.streaming.bursts import note_sizes
 from possm.streaming.inbox import Arrivals, StreamCounts
-from possm.streaming.outputs import OutputClock, Stretch
+from possm.streaming.outputs import Asked, OutputClock, Stretch, ask_frames
 from possm.streaming.values import ValueFeed
 
 
@@ -40,7 +40,7 @@ def decode_stretch(
         received_s: When the input arrived, on the stream's clock, if known.
     """
     begin_s = time.perf_counter()
-    asked = {name: outputs.ask(name, stretch) for name in bound.behaviors}
+    asked = {name: _ask(bound, name, stretch, outputs) for name in bound.behaviors}
     queries = {name: queries for name, (times_s, queries) in asked.items() if len(times_s)}
     first, last = spikes.times_s.searchsorted(stretch.edges_s[[0, -1]])
     spikes = spikes.pick(slice(first, last))
@@ -75,7 +75,21 @@ def decode_stretch(
                     decoder_hash=bound.spec.hash,
                     dropped=dropped,
                     jumps=counts.jumps,
-                    classes=bound.spec.classes.get(name, ()),
+                    classes=classes_of(bound, name),
                 )
 
     return list(predictions()), state
+
+
+def _ask(bound: Binding, behavior: str, stretch: Stretch, outputs: OutputClock) -> Asked:
+    """A sequence has a clock of its own, the others that of the stream."""
+    if behavior in bound.spec.sequences:
+        return ask_frames(stretch, bound.spec.frame_chunks)
+    return outputs.ask(behavior, stretch)
+
+
+def classes_of(bound: Binding, behavior: str) -> tuple[str, ...]:
+    """Names of the columns of a category's or sequence's answers; that of the blank is ""."""
+    if behavior in bound.spec.sequences:
+        return ("", *bound.spec.sequences[behavior])
+    return bound.spec.classes.get(behavior, ())

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from possm.batch import Batch, State
 from possm.checkpoint import Decoder, load_decoder
+from possm.errors import StreamError
 from possm.streaming.engines import StreamSpec
 
 
@@ -25,11 +26,20 @@ class TorchEngine:
 
     Args:
         decoder: A decoder, or the path of its file.
+
+    Raises:
+        StreamError: It looks ahead.
     """
 
     def __init__(self, decoder: Decoder | str | os.PathLike[str]) -> None:
         if not isinstance(decoder, Decoder):
             decoder = load_decoder(decoder)
+        if decoder.config.looks_ahead:
+            raise StreamError(
+                "this decoder reads a whole sequence before it answers, so it decodes no stream",
+                got=f"backbone {getattr(decoder.config, 'backbone', '')}",
+                fix="train one with a causal backbone, or decode recordings with `possm evaluate`",
+            )
         self.spec = spec_of(decoder)
         self._model = copy.deepcopy(decoder.model).eval()
         self._device = next(self._model.parameters()).device
@@ -65,6 +75,8 @@ def spec_of(decoder: Decoder) -> StreamSpec:
         session_scaling=dict(decoder.session_scaling),
         classes=decoder.classes,
         inputs=decoder.inputs,
+        sequences=decoder.sequences,
+        frame_chunks=config.frame_chunks,
     )
 
 

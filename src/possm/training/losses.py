@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from possm.batch import Batch, Targets
+from possm.batch import Batch, SequenceTargets, Targets
 
 
 def squared_error(answer: Tensor, targets: Targets) -> Tensor:
@@ -28,9 +29,38 @@ def _weighted_mean(error: Tensor, weights: Tensor) -> Tensor:
     return (error * weights).sum() / weights.sum().clamp(min=torch.finfo(error.dtype).tiny)
 
 
-LOSSES: dict[str, Callable[[Tensor, Targets], Tensor]] = {
+def ctc(answer: Tensor, targets: SequenceTargets) -> Tensor:
+    """-log probability that the answers write the transcripts, over the number of their symbols: a scalar.
+
+    Connectionist temporal classification (Graves et al. 2006). A transcript that does not fit into its frames
+    counts for nothing; the loader leaves such trials out and says so.
+
+    Args:
+        answer: (Q, symbols + 1) logits, sequence after sequence.
+        targets: What they should write.
+    """
+    used = targets.frames > 0
+    parts = [part for part in answer.split(targets.frames.tolist()) if len(part)]
+    if not parts:
+        return answer.sum()  # of nothing: 0
+    logits = nn.utils.rnn.pad_sequence(parts)
+    keep = used.repeat_interleave(targets.lengths)
+    lengths = targets.lengths[used]
+    loss = functional.ctc_loss(
+        logits.log_softmax(-1),
+        targets.symbols[keep],
+        targets.frames[used],
+        lengths,
+        reduction="sum",
+        zero_infinity=True,
+    )
+    return loss / lengths.sum().clamp(min=1)
+
+
+LOSSES: dict[str, Callable[[Tensor, Any], Tensor]] = {
     "continuous": squared_error,
     "category": cross_entropy,
+    "sequence": ctc,
 }
 """By readout kind, the names of READOUTS."""
 
