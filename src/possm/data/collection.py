@@ -57,32 +57,32 @@ def check_distinct(recordings: Sequence[Recording]) -> None:
             )
 
 
-def renamed(recordings: Sequence[Recording], rules: Sequence[str]) -> list[Recording]:
+def renamed(recordings: Sequence[Recording], rules: Sequence[str], *, strict: bool = True) -> list[Recording]:
     """Recordings whose behaviors have other names, so that one thing has one name in all of them.
 
     Args:
         recordings: Are not changed.
         rules: ``old=new`` for every recording that has an ``old`` and no ``new``, or ``session:old=new`` for
             one. The old name is there no more.
+        strict: Whether a rule that does nothing, where it was meant to, is an error.
 
     Raises:
-        ConfigError: A rule cannot be read, or changes nothing.
-        RecordingError: A rule for one session gives a name that is taken, or its recording has no such
-            behavior.
+        ConfigError: A rule cannot be read, or no recording has the old name and not all have the new one.
+        RecordingError: The recording of a rule for one session has another behavior of the new name already,
+            or none of the old.
     """
     made = list(recordings)
     for rule in rules:
         session, old, new = _parts(rule)
-        hits = [i for i, r in enumerate(made) if session in ("", r.session_id)]
-        if session and hits:
-            made[hits[0]].behavior(old)  # says what there is
-            if new in made[hits[0]].signals:
-                raise RecordingError(f"it already has a behavior '{new}'", about=made[hits[0]].name, got=rule)
-        hits = [i for i in hits if old in made[i].signals and new not in made[i].signals]
-        if not hits:
+        meant = [i for i, r in enumerate(made) if session in ("", r.session_id)]
+        changed = [i for i in meant if old in made[i].signals and new not in made[i].signals]
+        if strict and session and meant and not changed:
+            made[meant[0]].behavior(old)  # says what there is
+            raise RecordingError(f"it has a behavior '{new}' already", about=made[meant[0]].name, got=rule)
+        if strict and not changed and not all(new in made[i].signals for i in meant or range(len(made))):
             there = sorted({name for recording in made for name in recording.signals})
             raise ConfigError("a rename that changes nothing", got=rule, wanted=f"one of {', '.join(there)}")
-        for i in hits:
+        for i in changed:
             signals = {new if name == old else name: s for name, s in made[i].signals.items()}
             made[i] = replace(made[i], signals=signals)
     return made
