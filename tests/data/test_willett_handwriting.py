@@ -58,7 +58,8 @@ def test_a_session_reads_back_as_it_was_written(tmp_path, version, base):
     assert (recording.session_id, recording.subject_id) == ("t5.2019.05.08", "t5")
     assert recording.attributes["session.recording_date"] == "2019-05-08"
     trials = recording.intervals["trials"]
-    assert trials.columns["character"].tolist() == CUES
+    assert trials.columns["cue"].tolist() == CUES
+    assert trials.columns["character"].tolist() == ["a", "", "comma"] * 10
     np.testing.assert_allclose(trials.columns["go_cue_time"], (FIRST + EVERY * np.arange(30)) / 100)
     np.testing.assert_allclose(trials.columns["cue_time"], trials.columns["go_cue_time"] - 0.9)
     np.testing.assert_allclose(trials.start_s, trials.columns["go_cue_time"] - 0.8)
@@ -155,5 +156,5 @@ def test_preparing_the_folder_of_all_sessions(tmp_path):
     assert "willett-speech" in inspect(tmp_path / "Datasets" / "t5.2019.05.08" / "singleLetters.mat")
     assert "(willett-handwriting)" in reports[0].text() and "no behavior" not in reports[0].text()
     with load_recording(reports[1].out) as recording:
-        assert recording.intervals["trials"].columns["character"].tolist() == CUES
+        assert recording.intervals["trials"].columns["cue"].tolist() == CUES
         assert len(recording.split("train")) == 16

@@ -38,7 +38,7 @@ from possm.data.trial_splits import with_splits
 from possm.errors import RecordingError
 
 BIN_S = 0.01
-REST = "doNothing"  # the cue to do nothing: a trial in no split
+REST = "doNothing"  # the cue to write nothing: a trial without a character, in no split
 CUBE, CUBE_BEFORE = "neuralActivityCube_", (50, 51)  # bins of a cube before its go cue, by who counts
 FILE = "singleLetters.mat"
 FOLD, VALID, TEST = 9, 2, 5  # of every nine trials of a character, one validates and one tests
@@ -155,7 +155,8 @@ def _trials(
         )
     shift = _first_bin(content, binned, labels, go, findings)
     shown = numbers(content.get("delayPeriodOnsetTimeBin", np.full(len(go), np.nan))).astype(np.float64)
-    columns = {"character": labels, "go_cue_time": (go - shift) * BIN_S}
+    characters = np.where(labels == REST, "", labels)
+    columns = {"character": characters, "cue": labels, "go_cue_time": (go - shift) * BIN_S}
     if len(shown) == len(go):
         columns["cue_time"] = (shown - shift) * BIN_S
     known = np.isfinite(go) & (labels != "")
@@ -203,7 +204,7 @@ def _split(recording: Recording, trials: Intervals, good: np.ndarray, path: Path
     """By the number of a trial among those of its character, modulo nine."""
     labels = trials.columns["character"]
     names = np.full(len(trials), "", dtype="U5")
-    for label in set(labels.tolist()) - {REST}:
+    for label in set(labels.tolist()) - {""}:
         rows = np.flatnonzero(labels == label)
         turn = np.arange(len(rows)) % FOLD
         names[rows] = np.where(turn == VALID, "valid", np.where(turn == TEST, "test", "train"))
