@@ -26,11 +26,12 @@ def write_toy(path: Path, **settings):
 
 
 def squared(job: Job, folder: Path):
-    """Counts its runs in its folder, and does what its parameters say on the way."""
+    """Counts its runs in its folder, and has an accident in the first one if its parameters say so."""
     with (folder / "runs.txt").open("a") as file:
         file.write("run\n")
     print("number", job.parameters["number"])
-    match job.parameters.get("then"):
+    again = len((folder / "runs.txt").read_text().splitlines()) > 1
+    match None if again else job.parameters.get("first"):
         case "refuse":
             raise ConfigError("too many", got=3, fix="take fewer")
         case "break":

@@ -17,13 +17,13 @@ from possm.bench.jobs import Job, run_jobs
 from possm.errors import ConfigError
 
 
-def jobs(*numbers: int, then: dict[int, str] | None = None) -> list[Job]:
-    """One for each number, some with an accident."""
-    accidents = then or {}
+def jobs(*numbers: int, first: dict[int, str] | None = None) -> list[Job]:
+    """One for each number, some with an accident in their first run."""
+    accidents = first or {}
     return [
         Job(
             name=f"n{number}",
-            parameters={"number": number, **({"then": accidents[number]} if number in accidents else {})},
+            parameters={"number": number, **({"first": accidents[number]} if number in accidents else {})},
             expected=({"number": number, "square": None},),
         )
         for number in numbers
@@ -59,7 +59,8 @@ CAUSES = {
 
 def test_a_job_that_fails_is_a_row_and_is_tried_again(tmp_path):
     accidents = dict(enumerate(CAUSES))
-    rows = run_jobs(jobs(0, 1, 2, 3, 4, then=accidents), bench_helpers.squared, tmp_path, workers=3)
+    made = jobs(0, 1, 2, 3, 4, first=accidents)
+    rows = run_jobs(made, bench_helpers.squared, tmp_path, workers=3)
     for number, accident in accidents.items():
         log = tmp_path / "runs" / f"n{number}" / "log.txt"
         wanted = {"number": number, "square": None, "status": CAUSES[accident].format(log=log)}
@@ -67,7 +68,7 @@ def test_a_job_that_fails_is_a_row_and_is_tried_again(tmp_path):
     assert rows[4]["square"] == 16 and rows[4]["status"] == "ok"
     assert "Traceback" in (tmp_path / "runs" / "n1" / "log.txt").read_text()
 
-    rows = run_jobs(jobs(0, 1, 2, 3, 4), bench_helpers.squared, tmp_path, workers=3)
+    rows = run_jobs(made, bench_helpers.squared, tmp_path, workers=3)
     assert [row["square"] for row in rows] == [0, 1, 4, 9, 16]
     assert times_run(tmp_path, "n1") == 2 and times_run(tmp_path, "n4") == 1
 
@@ -94,9 +95,10 @@ def test_results_of_other_settings_are_refused(tmp_path):
 
 def test_an_unfinished_try_of_other_settings_is_forgotten(tmp_path):
     """The folder of a job is kept for the same job only."""
-    for then, runs in (("break", 1), ("break", 2), ("refuse", 1)):
-        run_jobs(jobs(1, then={1: then}), bench_helpers.squared, tmp_path)
-        assert times_run(tmp_path, "n1") == runs
+    for first in ("break", "refuse"):
+        (row,) = run_jobs(jobs(1, first={1: first}), bench_helpers.squared, tmp_path)
+        assert row["status"] == CAUSES[first]
+        assert times_run(tmp_path, "n1") == 1
 
 
 def test_names(tmp_path):
@@ -116,7 +118,7 @@ from pathlib import Path
 from possm.bench.jobs import Job, run_jobs
 
 if __name__ == "__main__":
-    made = [{"number": 1}, {"number": 2, "then": "sleep"}]
+    made = [{"number": 1}, {"number": 2, "first": "sleep"}]
     made = [Job(name=f"n{one['number']}", parameters=one) for one in made]
     try:
         run_jobs(made, bench_helpers.squared, Path(sys.argv[1]), workers=2)
@@ -144,7 +146,7 @@ def test_a_bench_that_is_stopped_leaves_nothing_running_and_goes_on(tmp_path, se
     bench.stderr.close()
     wait_for(lambda: not group_lives(bench.pid))
 
-    rows = run_jobs(jobs(1, 2), bench_helpers.squared, out)
+    rows = run_jobs(jobs(1, 2, first={2: "sleep"}), bench_helpers.squared, out)
     assert [row["square"] for row in rows] == [1, 4]
     assert (times_run(out, "n1"), times_run(out, "n2")) == (1, 2)
 
