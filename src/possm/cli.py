@@ -9,7 +9,7 @@ import difflib
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -61,8 +61,8 @@ def _run(name: str, arguments: list[str]) -> None:
     if name == "bench":
         _run_bench(arguments)
     elif name == "train":
-        chosen = _chosen("--decoder", arguments, default=DEFAULT_DECODER)
-        _run_command(_train(chosen), name, arguments)
+        chosen = [_chosen(option, arguments, default="") for option in ("--decoder", "--recipe")]
+        _run_command(_train(*chosen), name, arguments)
     elif name == "simulate":
         _run_command(_simulate(_chosen("--task", arguments, default="center_out")), name, arguments)
     elif name == "prepare":
@@ -245,45 +245,51 @@ def _inspect() -> Callable[..., None]:
     return inspect
 
 
-def _train(decoder_name: str = DEFAULT_DECODER) -> Callable[..., None]:
+def _train(decoder_name: str = "", recipe_name: str = "") -> Callable[..., None]:
     """Train a decoder on recordings."""
     from typing import Literal
 
     from tyro import MISSING
     from tyro.conf import Positional
 
+    from possm import recipes
     from possm.training.loop import TrainConfig
     from possm.training.presets import PRESETS
 
-    if decoder_name not in PRESETS:
-        near = difflib.get_close_matches(decoder_name, PRESETS, 1)
-        fix = f"did you mean {near[0]!r}?" if near else None
-        raise ConfigError(
-            f"there is no decoder {decoder_name!r}", wanted=f"one of {', '.join(PRESETS)}", fix=fix
-        )
-    preset = PRESETS[decoder_name](TrainConfig(behavior=("any",)))
-    object.__setattr__(preset, "behavior", MISSING)  # tyro then asks for it
+    preset = TrainConfig(behavior=("any",))
+    if recipe_name:
+        preset = _named("recipe", recipe_name, recipes.TRAINING)()
+    if decoder_name or not recipe_name:
+        preset = _named("decoder", decoder_name or DEFAULT_DECODER, PRESETS)(preset)
+    if not recipe_name:
+        object.__setattr__(preset, "behavior", MISSING)  # tyro then asks for it
 
     def train(
         recordings: Positional[tuple[Path, ...]],
         config: TrainConfig = preset,
         *,
         out: Path,
-        decoder: Literal[tuple(PRESETS)] = decoder_name,  # type: ignore[valid-type]
+        decoder: Literal[tuple(PRESETS)] = decoder_name or DEFAULT_DECODER,  # type: ignore[valid-type]
+        recipe: str = recipe_name,
     ) -> None:
         """Train a decoder on the train split of recordings; one that was interrupted goes on.
 
         Args:
-            recordings: Native files.
+            recordings: Native files; with --recipe pretrain also the folder of processed brainsets.
             config: The run.
             out: Folder of the run: decoder.safetensors, metrics.jsonl, summary.json.
             decoder: Which; it sets the defaults of all other options to what suits it.
+            recipe: A published run (single-co, single-rt, pretrain), which sets the defaults of all other
+                options; docs/pretraining.md describes them.
         """
-        from possm.data.formats import load_recording
+        from possm.data.collection import open_recordings
         from possm.training.loop import train as run_training
 
         del decoder  # it chose the defaults before this function was made
-        loaded = [load_recording(path, lazy=False) for path in _some(recordings)]
+        paths = list(_some(recordings))
+        if recipe == "pretrain" and len(paths) == 1 and paths[0].is_dir():
+            paths = recipes.pretraining_files(paths[0])
+        loaded = open_recordings(paths, skip_bad=config.skip_bad)
         try:
             result = run_training(loaded, config, out, progress=_progress_bar())
         except KeyboardInterrupt:
@@ -296,6 +302,14 @@ def _train(decoder_name: str = DEFAULT_DECODER) -> Callable[..., None]:
     return train
 
 
+def _named(what: str, name: str, known: Mapping[str, Any]) -> Any:
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 1)
+        fix = f"did you mean {near[0]!r}?" if near else None
+        raise ConfigError(f"there is no {what} {name!r}", wanted=f"one of {', '.join(known)}", fix=fix)
+    return known[name]
+
+
 def _chosen(option: str, arguments: list[str], *, default: str) -> str:
     """What a command line says of an option that decides what the other options are."""
     for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
@@ -304,6 +318,45 @@ def _chosen(option: str, arguments: list[str], *, default: str) -> str:
         if word.startswith(f"{option}="):
             return word.removeprefix(f"{option}=")
     return default
+
+
+def _finetune() -> Callable[..., None]:
+    """Adapt a trained decoder to new sessions with a little calibration data."""
+    from tyro.conf import Positional
+
+    from possm.training.finetune_config import FinetuneConfig
+
+    def finetune(
+        decoder: Positional[Path],
+        recordings: Positional[tuple[Path, ...]],
+        config: FinetuneConfig,
+        *,
+        out: Path,
+    ) -> None:
+        """Adapt a decoder to new sessions; a run that was interrupted goes on.
+
+        Args:
+            decoder: A .safetensors file.
+            recordings: Native files of the new sessions.
+            config: How to adapt.
+            out: Folder of the run: decoder.safetensors, metrics.jsonl, summary.json.
+        """
+        from possm.checkpoint import load_decoder
+        from possm.data.formats import load_recording
+        from possm.training.finetune import finetune as run_finetuning
+
+        pretrained = load_decoder(decoder)
+        loaded = [load_recording(path, lazy=False) for path in _some(recordings)]
+        try:
+            result = run_finetuning(pretrained, loaded, config, out, progress=_progress_bar())
+        except KeyboardInterrupt:
+            print(f"\ninterrupted; the same command goes on from the last validation in {out}")
+            raise
+        for name, value in result.summary.items():
+            print(f"{name:<20} {value:.4g}")
+        print(f"{'decoder':<20} {result.path}")
+
+    return finetune
 
 
 def _evaluate() -> Callable[..., None]:
@@ -333,11 +386,13 @@ def _evaluate() -> Callable[..., None]:
             wiener: Fit a Wiener filter on the same split to compare with.
         """
         from possm.checkpoint import load_decoder
+        from possm.data.collection import renamed
         from possm.data.formats import load_recording
         from possm.evaluation.assess import assess, write_assessment
 
         loaded = load_decoder(decoder)
         opened = [load_recording(path, lazy=False) for path in _some(recordings)]
+        opened = renamed(opened, loaded.provenance.get("training", {}).get("rename", ()), strict=False)
         result = assess(loaded, opened, split=split, within=within, warmup_s=warmup_s, wiener=wiener)
         facts = {"file": str(decoder), "within": within or f"the whole {split} split"}
         report = write_assessment(
@@ -546,7 +601,73 @@ def _bench_accuracy() -> Callable[..., None]:
     return accuracy
 
 
+def _bench_targets() -> Callable[..., None]:
+    """The direction of a reach from the delay before it, against naive Bayes (ps4_realdata.mat)."""
+    from tyro.conf import Positional
+
+    from possm.bench.targets import TargetsConfig
+
+    def targets(
+        recording: Positional[Path],
+        config: TargetsConfig,
+        *,
+        out: Path,
+        json: Path | None = None,
+        quick: bool = False,
+    ) -> None:
+        """Train decoders on delay periods and decide the held-out ones 200 and 350 ms into the plan.
+
+        Args:
+            recording: ps4_realdata.mat, or the native file that `possm prepare --map reach-delay` made of it.
+            config: What to train.
+            out: Folder of runs; a bench that was interrupted goes on there.
+            json: File for the rows.
+            quick: One seed and a few epochs instead, to see whether it runs.
+        """
+        from possm.bench.targets import bench_targets
+
+        config = TargetsConfig.quick() if quick else config
+        _show(bench_targets(recording, out, config, progress=_to_stderr), json)
+
+    return targets
+
+
+def _bench_handwriting() -> Callable[..., None]:
+    """Simulated handwriting: POSSM, GRU and PCA-KNN, from scratch and adapted from reaching monkeys."""
+    from possm.bench.handwriting import HandwritingBench
+
+    def handwriting(
+        config: HandwritingBench, *, out: Path, json: Path | None = None, quick: bool = False
+    ) -> None:
+        """Train decoders of imagined characters on a few trials of each.
+
+        Args:
+            config: What to compare.
+            out: Folder of runs; a bench that was interrupted goes on there.
+            json: File for the rows.
+            quick: A few characters, sessions and steps instead, to see whether it runs.
+        """
+        from possm.bench.handwriting import bench_handwriting
+
+        config = HandwritingBench.quick() if quick else config
+        _show(bench_handwriting(out, config, progress=_to_stderr), json)
+
+    return handwriting
+
+
+def _show(report: Any, json: Path | None) -> None:
+    print(report.text())
+    if json is not None:
+        report.write(json)
+
+
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 BENCHES: dict[str, Callable[[], Callable[..., None]]] = {
+    "targets": _bench_targets,
+    "handwriting": _bench_handwriting,
     "accuracy": _bench_accuracy,
     "latency": _bench_latency,
     "soak": _bench_soak,
@@ -559,6 +680,7 @@ COMMANDS: dict[str, Callable[[], Callable[..., None]]] = {
     "prepare": _prepare,
     "inspect": _inspect,
     "train": _train,
+    "finetune": _finetune,
     "evaluate": _evaluate,
     "stream": _stream,
     "export": _export,

@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import toys
-from possm.batch import Batch
 from possm.data.augment import AugmentConfig
+from possm.data.chunks import collate
 from possm.data.intervals import Intervals
-from possm.data.loader import SampleMaker, training_batches
+from possm.data.loader import SampleMaker
 from possm.data.scaling import Scaling
 from possm.data.series import Signal
 from possm.data.vocabulary import Vocabulary
 from possm.data.windows import Window
-from possm.errors import CheckpointError
+from possm.errors import CheckpointError, RecordingError
 
 SPIKES = toys.recording(seconds=20)
 BINS = toys.recording(seconds=20, bin_ms=50, session="binned")
@@ -163,36 +163,6 @@ def test_sample_at_asks_only_given_times():
     np.testing.assert_array_equal(sample.tokens.unit, plain.tokens.unit)
 
 
-def equal(one: Batch, other: Batch) -> bool:
-    parts = [
-        (getattr(a, name), getattr(b, name))
-        for a, b in [
-            (one.tokens, other.tokens),
-            (one.queries["vel"], other.queries["vel"]),
-            (one.targets["vel"], other.targets["vel"]),
-        ]
-        for name in a.__dataclass_fields__
-    ]
-    return all(np.array_equal(a, b) for a, b in parts)
-
-
-def test_training_batches():
-    """All of an epoch's windows, in batches of a size; one seed gives one epoch."""
-    augment = AugmentConfig(min_units_kept=0.5, token_dropout=0.1)
-    maker = maker_of(SPIKES, BINS, augment=augment)
-
-    def epoch(seed):
-        return list(training_batches(maker, window_s=1.02, batch_size=8, rng=np.random.default_rng(seed)))
-
-    batches = epoch(0)
-    assert all(batch.num_chunks == 20 for batch in batches)  # 1.02 s is 20 chunks
-    assert [len(batch.session) for batch in batches[:-1]] == [8] * (len(batches) - 1)
-    assert 22 <= sum(len(batch.session) for batch in batches) <= 27  # 2 x 13.5 s
-    assert set(np.concatenate([batch.session for batch in batches])) == {0, 1}
-    assert all(equal(a, b) for a, b in zip(batches, epoch(0), strict=True))
-    assert not equal(batches[0], epoch(1)[0])
-
-
 def test_augmentation_only_with_a_source_of_chance():
     maker = maker_of(SPIKES, augment=AugmentConfig(token_dropout=0.5))
     window = Window(0, 0.0, 20.0)
@@ -201,3 +171,32 @@ def test_augmentation_only_with_a_source_of_chance():
     assert len(plain.tokens.unit) == len(SPIKES.tokens(0.0, 2.0)[0])
     assert len(thinned.tokens.unit) == pytest.approx(len(plain.tokens.unit) / 2, rel=0.15)
     np.testing.assert_array_equal(thinned.targets["vel"].values, plain.targets["vel"].values)
+
+
+def test_a_behavior_that_some_recordings_lack():
+    """It is an error, unless it may be; then the recording is asked for what it has."""
+    scaling = {"vel": Scaling((0.0, 0.0), (1.0, 1.0)), "gaze": Scaling((0.0,) * 3, (1.0,) * 3)}
+    with pytest.raises(RecordingError, match="no behavior 'gaze'"):
+        maker_of(SPIKES, scaling=scaling).sample(Window(0, 0.0, 20.0), num_chunks=4)
+    seeing = replace(
+        SPIKES, session_id="b", signals={**SPIKES.signals, "gaze": Signal(np.ones((200, 3)), rate_hz=10.0)}
+    )
+    maker = maker_of(SPIKES, seeing, scaling=scaling, allow_missing=True)
+    blind, whole = (maker.sample(Window(i, 0.0, 20.0), num_chunks=4) for i in (0, 1))
+    assert blind.targets["gaze"].values.shape == (0, 3)
+    assert len(blind.queries["gaze"].chunk) == 0 and len(blind.targets["vel"].values) == 20
+    batch = collate([blind, whole, blind])
+    np.testing.assert_array_equal(batch.queries["gaze"].chunk, [5, 7])
+    np.testing.assert_array_equal(np.unique(batch.queries["vel"].chunk), np.arange(12))
+
+
+def test_weights_of_datasets():
+    """They multiply those of intervals."""
+    reach = {**SPIKES.intervals, "reach": Intervals.of([(1.0, 1.5)])}
+    one, other = (
+        replace(SPIKES, session_id=name, intervals=reach, attributes={"brainset.id": name})
+        for name in ("quiet", "loud")
+    )
+    maker = maker_of(one, other, interval_weights={"reach": 5.0}, dataset_weights={"quiet": 0.1})
+    found = [set(maker.sample(Window(i, 0.5, 20.0), num_chunks=40).targets["vel"].weights) for i in (0, 1)]
+    assert found[0] == {np.float32(0.1), np.float32(0.1) * 5} and found[1] == {1.0, 5.0}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
-from possm.batch import Batch, Queries, Targets, Tokens
+from possm.batch import Queries, Targets, Tokens, Values
 from possm.data.augment import AugmentConfig, augment_tokens
 from possm.data.caps import capped
 from possm.data.chunks import (
@@ -18,14 +17,16 @@ from possm.data.chunks import (
     chunk_edges_s,
     chunk_tokens,
     class_times,
-    collate,
+    no_tokens,
     query_chunks,
 )
-from possm.data.labels import TrialClasses, as_labels, class_numbers
+from possm.data.features import InputConfig, ValueLayout, normalized
+from possm.data.labels import TrialClasses, as_labels, class_numbers, has_behavior
 from possm.data.recording import Recording
 from possm.data.scaling import Scaling, ScalingTable, scaling_of
+from possm.data.series import Binned
 from possm.data.vocabulary import Vocabulary
-from possm.data.windows import Window, random_windows
+from possm.data.windows import Window
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,13 @@ class SampleMaker:
     """By category behavior: what is asked, and the order of its classes."""
     interval_weights: Mapping[str, float] = field(default_factory=dict)
     """Loss weight of samples inside a named interval; overlapping ones multiply, elsewhere it is 1."""
+    dataset_weights: Mapping[str, float] = field(default_factory=dict)
+    """Loss weight of samples of a dataset, by `Recording.dataset_id`; 1 unless given."""
+    allow_missing: bool = False
+    """Whether a recording without one of the behaviors is asked for the others, or is an error."""
     augment: AugmentConfig = AugmentConfig()
+    inputs: InputConfig = InputConfig()
+    """What the decoder reads."""
 
     def scaling_of(self, session_id: str) -> dict[str, Scaling]:
         """By behavior, for one session."""
@@ -77,6 +84,7 @@ class SampleMaker:
             self.vocabulary.session_row(recording.session_id),
             {name: queries for name, (queries, _) in asked.items()},
             {name: targets for name, (_, targets) in asked.items()},
+            self.values(window, edges_s, rng=rng),
         )
 
     def sample_at(self, window: Window, *, num_chunks: int, times_s: Mapping[str, np.ndarray]) -> Sample:
@@ -85,12 +93,15 @@ class SampleMaker:
         lead_s = self.lead_ms / 1000
         queries = {name: Queries(*query_chunks(t, edges_s, lead_s=lead_s)) for name, t in times_s.items()}
         session = self.recordings[window.recording].session_id
-        return Sample(self.tokens(window, edges_s), self.vocabulary.session_row(session), queries)
+        row, values = self.vocabulary.session_row(session), self.values(window, edges_s)
+        return Sample(self.tokens(window, edges_s), row, queries, values=values)
 
     def tokens(
         self, window: Window, edges_s: np.ndarray, *, rng: np.random.Generator | None = None
     ) -> Tokens:
         """The tokens of a window; units that the vocabulary does not know are left out."""
+        if not self.inputs.spikes:
+            return no_tokens(len(edges_s) - 1)
         recording, rows = self.recordings[window.recording], self.rows[window.recording]
         times_s, unit, count = recording.tokens(edges_s[0], min(edges_s[-1], window.limit_s))
         keep = rows[unit] >= 0
@@ -105,16 +116,42 @@ class SampleMaker:
             keep &= count > 0
         return chunk_tokens(times_s[keep], rows[unit[keep]], count[keep], edges_s)
 
+    def values(
+        self, window: Window, edges_s: np.ndarray, *, rng: np.random.Generator | None = None
+    ) -> Values | None:
+        """The values of a window; None where the decoder reads none."""
+        if not self.inputs.values:
+            return None
+        layout, table = self._values(window.recording)
+        part = table.slice(edges_s[0], min(edges_s[-1], window.limit_s))
+        first = round((part.span_s[0] - edges_s[0]) * part.rate_hz)
+        values = layout.values(part.values, first=first, num_chunks=len(edges_s) - 1)
+        return values
+
+    def _values(self, recording: int) -> tuple[ValueLayout, Binned]:
+        """Those of a whole recording, normalized from its first bin on."""
+        if recording not in self._tables:
+            layout = ValueLayout(self.inputs, self.rows[recording], self.chunk_ms)
+            self._tables[recording] = layout, normalized(self.recordings[recording], self.inputs)
+        return self._tables[recording]
+
+    @cached_property
+    def _tables(self) -> dict[int, tuple[ValueLayout, Binned]]:
+        return {}
+
     def _ask(
         self, recording: Recording, window: Window, behavior: str, edges_s: np.ndarray
     ) -> tuple[Queries, Targets]:
+        scaling = self.scaling_of(recording.session_id)[behavior]
+        if self.allow_missing and behavior not in recording.signals:
+            return nothing_asked(np.zeros((0, len(scaling.mean)), np.float32))
         lead_s = self.lead_ms / 1000
         until_s = min(edges_s[-1] + lead_s, window.limit_s)
         signal = recording.behavior(behavior).slice(edges_s[0] - EDGE_TOLERANCE_S, until_s)
         times_s, values = signal.times_s, np.asarray(signal.values)
         chunk, relative_s = query_chunks(times_s, edges_s, lead_s=lead_s)
         good = (chunk >= 0) & (chunk < len(edges_s) - 1) & np.isfinite(values).all(axis=1)
-        scaled = self.scaling_of(recording.session_id)[behavior].apply(values[good])
+        scaled = scaling.apply(values[good])
         weights = self._weights(recording, times_s[good])
         return Queries(chunk[good], relative_s[good]), Targets(scaled, weights)
 
@@ -122,6 +159,8 @@ class SampleMaker:
         """A signal of classes is asked at its samples; trials once per chunk, and a chunk is of the trial
         that holds its start."""
         recording, lead_s = self.recordings[window.recording], self.lead_ms / 1000
+        if self.allow_missing and not has_behavior(recording, behavior):
+            return nothing_asked(np.zeros(0, np.int64))
         if behavior in recording.signals:
             until_s = min(edges_s[-1] + lead_s, window.limit_s)
             signal = recording.signals[behavior].slice(edges_s[0] - EDGE_TOLERANCE_S, until_s)
@@ -149,24 +188,17 @@ class SampleMaker:
         return {}
 
     def _weights(self, recording: Recording, times_s: np.ndarray) -> np.ndarray:
-        weights = np.ones(len(times_s), np.float32)
+        dataset = self.dataset_weights.get(recording.dataset_id, 1.0)
+        weights = np.full(len(times_s), dataset, np.float32)
         for name, weight in self.interval_weights.items():
             if name in recording.intervals:
                 weights[recording.intervals[name].contains(times_s)] *= weight
         return weights
 
 
-def training_batches(
-    maker: SampleMaker, *, window_s: float, batch_size: int, rng: np.random.Generator
-) -> Iterator[Batch]:
-    """One epoch of random, augmented windows of the train split, as numpy batches."""
-    longest_s = max(end - start for r in maker.recordings for start, end in r.split("train"))
-    fitting = math.ceil(longest_s * 1000 / maker.chunk_ms - 1e-6)  # more chunks would always be empty
-    num_chunks = max(1, min(round(window_s * 1000 / maker.chunk_ms), fitting))
-    windows = random_windows(maker.recordings, "train", num_chunks * maker.chunk_ms / 1000, rng)
-    for first in range(0, len(windows), batch_size):
-        part = windows[first : first + batch_size]
-        yield collate([maker.sample(window, num_chunks=num_chunks, rng=rng) for window in part])
+def nothing_asked(values: np.ndarray) -> tuple[Queries, Targets]:
+    """Queries and targets of a behavior that nobody is asked for; the values are empty."""
+    return Queries(np.zeros(0, np.int64), np.zeros(0, np.float32)), Targets(values, np.zeros(0, np.float32))
 
 
 def _cap(

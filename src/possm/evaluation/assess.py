@@ -81,7 +81,7 @@ def assess(
     out = Assessment()
     for recording in recordings:
         out.warnings.extend(f"{recording.name}: {warning}" for warning in _oddities(decoder, recording))
-        starts = {"warmup_s": warmup_s, "trial_warmup_s": trial_warmup_s}
+        starts: dict[str, Any] = {"warmup_s": warmup_s, "trial_warmup_s": trial_warmup_s}
         scores, decoded = evaluate(decoder, recording, split=split, within=within, **starts)
         for score in scores:
             if score.accuracy is not None:

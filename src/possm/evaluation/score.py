@@ -21,6 +21,7 @@ from possm.data.windows import Window, warm_start
 from possm.errors import ConfigError, RecordingError
 from possm.evaluation.answers import TrialAnswers
 from possm.evaluation.metrics import accuracy, r2_per_dimension
+from possm.evaluation.sequences import SequenceAnswers, decode_sequences
 from possm.evaluation.trials import decode_trials, scored_trials
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,12 @@ WARMUP_S = 5.0
 decoder has been running too. 0 starts every stretch with an empty state."""
 TRIAL_WARMUP_S = 0.0
 """The same for the trials of a category: by default each starts with an empty state, as in the paper."""
-MEASURES = {"r2": "R2", "accuracy": "accuracy", "score": "score"}
+MEASURES = {
+    "r2": "R2",
+    "accuracy": "accuracy",
+    "minus_error_rate": "minus symbol error rate",
+    "score": "score",
+}
 """What `Score.value` may be, and how it is written; a mean over several of them is a "score"."""
 OF_CATEGORIES = ("accuracy", "trials", "evolving")
 """Fields of a score that only a category has."""
@@ -48,6 +54,8 @@ class Decoded:
     """(n, D) in physical units; of a category, probabilities."""
     trials: TrialAnswers | None = None
     """Of a category that is scored by trials: which answer is of which."""
+    sequences: SequenceAnswers | None = None
+    """Of a sequence, trial by trial."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,25 +75,33 @@ class Score:
     accuracy: float | None = None
     """Of a category: share of the trials decided rightly at their end, or of the samples; 0 to 1."""
     trials: int | None = None
-    """Of a category that is scored by trials: how many."""
+    """Of a category that is scored by trials, and of a sequence: how many."""
     evolving: dict[str, list[float]] | None = None
     """Of such a category: "accuracy" at "time_s" after a trial's start, and how many "trials" still run."""
+    per: float | None = None
+    """Of a sequence: symbols inserted, left out or exchanged over those said, of all trials; with phonemes,
+    the phoneme error rate."""
     r2_wiener: float | None = None
     """Of a Wiener filter on the same samples; None if it was not asked for or could not be fitted."""
 
     @property
     def measure(self) -> str:
         """Which of MEASURES it is."""
+        if self.per is not None:
+            return "minus_error_rate"
         return "r2" if self.accuracy is None else "accuracy"
 
     @property
     def value(self) -> float:
-        """What selects weights, higher is better: R2, or accuracy."""
+        """What selects weights, higher is better: R2, accuracy, or minus the error rate of a sequence."""
+        if self.per is not None:
+            return -self.per
         return self.r2 if self.accuracy is None else self.accuracy
 
     def to_json(self) -> dict[str, object]:
         """The row; what is said of categories only is left out of other behaviors."""
-        left_out = OF_CATEGORIES if self.accuracy is None else ()
+        left_out: tuple[str, ...] = OF_CATEGORIES if self.accuracy is None and self.per is None else ()
+        left_out += ("per",) if self.per is None else ()
         return {name: value for name, value in asdict(self).items() if name not in left_out}
 
 
@@ -100,7 +116,7 @@ def decode(
     recording: Recording,
     intervals: Intervals,
     *,
-    times_s: Mapping[str, np.ndarray] | None = None,
+    times_s: Mapping[str, np.ndarray | None] | None = None,
     warmup_s: float = WARMUP_S,
 ) -> dict[str, Decoded]:
     """Decode a recording inside some intervals.
@@ -121,7 +137,7 @@ def decode(
         ConfigError: It does not decode a behavior that was asked.
     """
     behaviors = decoder.config.behaviors
-    asked = list(behaviors if times_s is None else times_s)
+    asked = [n for n in behaviors if n not in decoder.sequences] if times_s is None else list(times_s)
     for name in asked:
         if name not in behaviors:
             raise ConfigError(f"the decoder does not decode '{name}'", got=", ".join(behaviors))
@@ -145,6 +161,8 @@ def evaluate(
     within: str | None = None,
     warmup_s: float = WARMUP_S,
     trial_warmup_s: float = TRIAL_WARMUP_S,
+    behaviors: Sequence[str] | None = None,
+    limit_s: float | None = None,
 ) -> tuple[list[Score], dict[str, Decoded]]:
     """Score every behavior of the decoder on one split.
 
@@ -157,6 +175,9 @@ def evaluate(
             that is decoded.
         warmup_s: See WARMUP_S.
         trial_warmup_s: See TRIAL_WARMUP_S.
+        behaviors: What is scored; None is all that the decoder decodes.
+        limit_s: Score no more than so many seconds, spread over the split; None is all of it. It does not
+            limit classes of trials.
 
     Returns:
         A row per behavior, and what was decoded at the scored samples.
@@ -164,17 +185,22 @@ def evaluate(
     Raises:
         RecordingError: The split or the intervals are not there, or a category has a label of no class.
     """
-    scored = recording.split(split)
+    part = recording.split(split) if limit_s is None else recording.split(split).thin(limit_s)
     selection = None if within is None else evaluation_intervals(recording, within)
-    scored = scored if selection is None else scored & selection
+    scored = part if selection is None else part & selection
+    names = list(decoder.config.behaviors) if behaviors is None else behaviors
     by_trial = [name for name in decoder.classes if name not in recording.signals]
-    sampled = {n: recording.behavior(n).times_s for n in decoder.config.behaviors if n not in by_trial}
+    sampled = {name: None for name in names if name not in by_trial and name not in decoder.sequences}
     decoded: dict[str, Decoded] = {}
     if sampled:
-        decoded = decode(decoder, recording, recording.split(split), times_s=sampled, warmup_s=warmup_s)
+        decoded = decode(decoder, recording, part, times_s=sampled, warmup_s=warmup_s)
     scores, kept = [], {}
-    for name in decoder.config.behaviors:
-        if name in by_trial:
+    for name in names:
+        if name in decoder.sequences:
+            said = decode_sequences(decoder, recording, name, split=split)
+            kept[name] = Decoded(np.zeros(0), np.concatenate(said.probabilities), sequences=said)
+            measured, seconds = _by_sentence(said), said.seconds
+        elif name in by_trial:
             known = scored_trials(recording, name, decoder.classes[name], split=split, within=selection)
             answers = decode_trials(decoder, recording, name, known, warmup_s=trial_warmup_s)
             kept[name] = Decoded(answers.times_s, answers.probabilities, answers)
@@ -214,20 +240,30 @@ def _by_trial(answers: TrialAnswers) -> dict[str, Any]:
     return {"r2": math.nan, "r2_per_dimension": [], **measured}
 
 
+def _by_sentence(answers: SequenceAnswers) -> dict[str, Any]:
+    rate, number = answers.error_rate(), len(answers.sentences)
+    return {"r2": math.nan, "r2_per_dimension": [], "per": rate, "trials": number}
+
+
 def evaluation_intervals(recording: Recording, name: str) -> Intervals:
-    """Named intervals; a RecordingError lists what there is."""
-    if name not in recording.intervals:
-        raise RecordingError(
-            f"no intervals '{name}'", about=recording.name, got=", ".join(recording.intervals) or "none"
-        )
-    return recording.intervals[name]
+    """Named intervals; of several names with ``|`` between them, those of the first that the recording has,
+    and ``*`` is its whole domain. A RecordingError lists what there is."""
+    for choice in name.split("|"):
+        if choice in recording.intervals:
+            return recording.intervals[choice]
+        if choice == "*":
+            return recording.domain
+    have = ", ".join(recording.intervals) or "none"
+    raise RecordingError(f"no intervals '{name}'", about=recording.name, got=have)
 
 
 def targets_at(recording: Recording, behavior: str, times_s: np.ndarray) -> np.ndarray:
     """The behavior's own samples at these times, which must be sample times: (n, D) float64."""
     signal = recording.behavior(behavior)
-    rows = np.searchsorted(signal.times_s, times_s)
-    return np.asarray(signal.values[:], np.float64)[rows]
+    if not len(times_s):
+        return np.zeros((0, signal.num_dimensions))
+    part = signal.slice(float(np.min(times_s)), float(np.nextafter(np.max(times_s), np.inf)))
+    return np.asarray(part.values, np.float64)[np.searchsorted(part.times_s, times_s)]
 
 
 @torch.inference_mode()
@@ -235,7 +271,7 @@ def _decode_interval(
     decoder: Decoder,
     recording: Recording,
     interval: tuple[float, float],
-    times_s: Mapping[str, np.ndarray] | None,
+    times_s: Mapping[str, np.ndarray | None] | None,
     warmup_s: float,
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """(behavior, times, physical values) block by block."""
@@ -245,6 +281,7 @@ def _decode_interval(
         vocabulary=decoder.vocabulary,
         scaling=decoder.scaling,
         session_scaling=decoder.session_scaling,
+        inputs=decoder.inputs,
         chunk_ms=config.chunk_ms,
         lead_ms=config.effective_lead_ms,
     )
@@ -253,7 +290,8 @@ def _decode_interval(
     edges_s = maker.edges_s(Window(0, origin_s, end_s), num_chunks)
     lead_s = config.effective_lead_ms / 1000
     by_chunk = [n for n in decoder.classes if times_s is None and n not in recording.signals]
-    names = [n for n in (config.behaviors if times_s is None else times_s) if n not in by_chunk]
+    left_out = {*by_chunk, *decoder.sequences}
+    names = [n for n in (config.behaviors if times_s is None else times_s) if n not in left_out]
     wanted = {name: _wanted(recording, name, interval, times_s) for name in names}
     wanted |= dict.fromkeys(by_chunk, class_times(edges_s, interval, lead_s=lead_s))
     answering = {name: query_chunks(t, edges_s, lead_s=lead_s)[0] for name, t in wanted.items()}
@@ -282,11 +320,12 @@ def _wanted(
     recording: Recording,
     behavior: str,
     interval: tuple[float, float],
-    times_s: Mapping[str, np.ndarray] | None,
+    times_s: Mapping[str, np.ndarray | None] | None,
 ) -> np.ndarray:
-    if times_s is None:
+    given = None if times_s is None else times_s[behavior]
+    if given is None:
         return recording.behavior(behavior).slice(*interval).times_s
-    times = np.asarray(times_s[behavior], np.float64)
+    times = np.asarray(given, np.float64)
     return times[(times >= interval[0]) & (times < interval[1])]
 
 

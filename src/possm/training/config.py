@@ -9,7 +9,9 @@ from pathlib import Path
 from possm.checkpoint import Decoder
 from possm.config import require
 from possm.data.augment import AugmentConfig
+from possm.data.normalize import NormalizeConfig
 from possm.data.scaling import SCALED_BY
+from possm.data.windows import BALANCES
 from possm.model.contract import DecoderConfig
 from possm.model.decoder import PossmConfig
 from possm.training.optim import OptimConfig
@@ -41,9 +43,22 @@ class TrainConfig:
     """Loss weight of samples inside named intervals (paper: reach 5, hold 0.1, outliers 0)."""
     behavior_weights: dict[str, float] = field(default_factory=dict)
     """Loss weight of each behavior; 1 unless given."""
+    dataset_weights: dict[str, float] = field(default_factory=dict)
+    """Loss weight of each dataset, by its brainset id; 1 unless given."""
+    balance: str = "time"
+    """How an epoch is shared out: "time" takes all training intervals once, "session" as many windows of
+    every recording, "dataset" as many of every brainset."""
+    allow_missing_behaviors: bool = False
+    """Whether a recording may lack some of the behaviors, and then trains the others."""
+    rename: tuple[str, ...] = ()
+    """Other names for behaviors, so that one thing has one name: old=new, or session:old=new."""
+    skip_bad: bool = False
+    """Whether to go on without recordings that are damaged; each is named in a warning."""
     scaling: str = "shared"
     """Whose mean and standard deviation behaviors are scaled by: "shared" of all recordings, "dataset" of
     those of one brainset, "session" of each."""
+    normalize: NormalizeConfig = NormalizeConfig()
+    """How values in bins are normalized, where the decoder reads some."""
     cap_percentile: float | None = None
     """No unit says more in a chunk than this percentile of its counts in the train split, and 1: bursts on all
     channels at once would ruin decoders made of little data. None caps nothing."""
@@ -51,6 +66,13 @@ class TrainConfig:
     """Intervals whose samples count in validation; None counts all."""
     valid_every: int | None = None
     """Epochs between validations, which are also the points a run resumes from; None validates 12 times."""
+    valid_s: float | None = None
+    """Seconds of every recording that a validation decodes, spread over its valid split; None is all."""
+    valid_sessions: int | None = None
+    """Recordings that are validated, spread over the list; None is all."""
+    workers: int | None = None
+    """Processes that make batches; 0 makes them in the training process. None is 0 on a CPU, which has no
+    core to spare, and up to 8 beside a GPU. The batches are the same however many there are."""
     seed: int = 0
     """Of weights, windows, augmentation and dropout."""
     device: str = "auto"
@@ -62,14 +84,17 @@ class TrainConfig:
         names = "one or more names, as a tuple"
         require(bool(self.behavior) and not isinstance(self.behavior, str), "behavior", self.behavior, names)
         require(self.window_s > 0, "window_s", self.window_s, "above 0")
-        for name in ("batch_size", "epochs", "valid_every"):
+        for name in ("batch_size", "epochs", "valid_every", "valid_sessions"):
             value = getattr(self, name)
             require(value is None or value >= 1, name, value, "1 or more")
         choices = ("auto", "float32", "bf16")
         require(self.precision in choices, "precision", self.precision, f"one of {choices}")
+        require(self.workers is None or self.workers >= 0, "workers", self.workers, "0 or more")
+        require(self.valid_s is None or self.valid_s > 0, "valid_s", self.valid_s, "above 0")
+        require(self.balance in BALANCES, "balance", self.balance, f"one of {BALANCES}")
         require(self.scaling in SCALED_BY, "scaling", self.scaling, f"one of {SCALED_BY}")
         check_names("behavior_weights", self.behavior_weights, self.behavior)
-        for name in ("interval_weights", "behavior_weights"):
+        for name in ("interval_weights", "behavior_weights", "dataset_weights"):
             weights = getattr(self, name)
             require(all(0 <= w < math.inf for w in weights.values()), name, weights, "finite, 0 or more")
 

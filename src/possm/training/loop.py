@@ -15,7 +15,7 @@ from possm.data.recording import Recording
 from possm.training.closed import fit_closed_form, is_closed_form
 from possm.training.config import Progress, TrainConfig, TrainResult
 from possm.training.memory import keep_freed_memory
-from possm.training.preflight import check_run
+from possm.training.preflight import gather
 from possm.training.run import Run
 from possm.training.start import fresh_start
 
@@ -42,7 +42,7 @@ def train(
         ConfigError: The folder holds a run of other settings, or the loss became NaN.
     """
     keep_freed_memory()
-    check_run(recordings, config, chunk_ms=config.decoder.chunk_ms)
+    recordings = gather(recordings, config)
     if is_closed_form(config):
         return fit_closed_form(recordings, config, Path(out), progress=progress)
     return Run(fresh_start(recordings, config), Path(out)).run(progress)

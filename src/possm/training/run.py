@@ -6,6 +6,7 @@ import copy
 import json
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,21 +19,23 @@ from possm.batch import Batch
 from possm.checkpoint import Decoder, save_decoder
 from possm.config import to_json
 from possm.data.files import atomic_path
-from possm.data.loader import SampleMaker, training_batches
-from possm.data.windows import random_windows
+from possm.data.labels import has_behavior
+from possm.data.loader import SampleMaker
+from possm.data.workers import Workers
 from possm.errors import ConfigError, PossmError, RecordingError
-from possm.evaluation.score import MEASURES, evaluate, measure_of
+from possm.evaluation.score import MEASURES, Score, evaluate, measure_of
 from possm.model.contract import DecoderModel
 from possm.training.config import (
     DEFAULT_VALIDATIONS,
     Progress,
     TrainResult,
 )
-from possm.training.losses import total_loss
 from possm.training.lora import merged
+from possm.training.losses import total_loss
 from possm.training.memory import peak_memory_mb
 from possm.training.optim import learning_rate, make_optimizer, update_average
 from possm.training.resume import load_run, save_run
+from possm.training.sentences import training_set
 from possm.training.start import Phase, Start
 
 logger = logging.getLogger(__name__)
@@ -63,17 +66,22 @@ class Run:
             vocabulary=self.vocabulary,
             scaling={name: self.scaling[name] for name in config.behavior if name in self.scaling},
             session_scaling=self.session_scaling,
+            inputs=start.inputs,
             classes={
                 n: b.classes
                 for n, b in config.decoder.behaviors.items()
-                if n in config.behavior and b.classes
+                if n in config.behavior and b.readout == "category"
             },
             chunk_ms=self.config.decoder.chunk_ms,
             lead_ms=self.config.decoder.effective_lead_ms,
             interval_weights=config.interval_weights,
+            dataset_weights=config.dataset_weights,
+            allow_missing=config.allow_missing_behaviors,
             augment=config.augment,
         )
-        steps = self._steps_per_epoch()
+        self.training_set = training_set(self.maker, config)
+        self.workers = Workers(self.training_set, 0)
+        steps = self.training_set.num_batches
         self.epochs = max(config.epochs or math.ceil(start.steps / steps), len(start.phases))
         self.valid_every = config.valid_every or math.ceil(self.epochs / DEFAULT_VALIDATIONS)
         self.total_steps = self.epochs * steps
@@ -111,10 +119,13 @@ class Run:
         self.restore()
         if self.begin.score_first and not self.metrics:
             self.validate(progress)
-        while not self.done:
-            self.train_epoch(progress)
-            if self.epoch % self.valid_every == 0 or self.epoch == self.epochs:
-                self.validate(progress)
+        if self.done:
+            return self.finish()
+        with Workers(self.training_set, self._num_workers()) as self.workers:
+            while not self.done:
+                self.train_epoch(progress)
+                if self.epoch % self.valid_every == 0 or self.epoch == self.epochs:
+                    self.validate(progress)
         return self.finish()
 
     def train_epoch(self, progress: Callable[[Progress], None] | None) -> None:
@@ -134,11 +145,7 @@ class Run:
     def validate(self, progress: Callable[[Progress], None] | None) -> None:
         """Score the averaged weights, keep the best, write everything down."""
         decoder = self._decoder(self.average.eval())
-        rows = [
-            score
-            for recording in self.recordings
-            for score in evaluate(decoder, recording, split="valid", within=self.config.evaluate_within)[0]
-        ]
+        rows = self._scores(decoder)
         valid_score, measure = float(np.mean([row.value for row in rows])), measure_of(rows)
         if math.isnan(valid_score):
             undefined = [f"{row.session}, {row.behavior}" for row in rows if math.isnan(row.value)]
@@ -213,20 +220,31 @@ class Run:
         return value
 
     def _batches(self) -> Iterator[Batch]:
-        """This epoch's batches. Its randomness depends on seed and epoch only, so that it can be resumed."""
-        rng = np.random.default_rng([self.config.seed, self.epoch])
-        batches = training_batches(
-            self.maker, window_s=self.config.window_s, batch_size=self.config.batch_size, rng=rng
-        )
-        for batch in batches:
+        """This epoch's batches; they depend on seed and epoch only, so that a run can be resumed."""
+        for batch in self.workers.batches(self.epoch):
             yield batch.to(lambda x: torch.from_numpy(x).to(self.device))
 
-    def _steps_per_epoch(self) -> int:
-        rng = np.random.default_rng(self.config.seed)
-        windows = random_windows(self.recordings, "train", self.config.window_s, rng)
-        if not windows:
-            raise ConfigError("the train split holds no window", fix="shorten window_s")
-        return math.ceil(len(windows) / self.config.batch_size)
+    def _num_workers(self) -> int:
+        if self.config.workers is not None:
+            return self.config.workers
+        return min(8, max(0, (os.cpu_count() or 1) - 1)) if self.device.type == "cuda" else 0
+
+    def _scores(self, decoder: Decoder) -> list[Score]:
+        """A row for every validated recording and behavior."""
+        number, config = len(self.recordings), self.config
+        places = np.linspace(0, number - 1, min(number, config.valid_sessions or number)).round().astype(int)
+        rows = []
+        for recording in (self.recordings[place] for place in places):
+            names = [name for name in config.behavior if has_behavior(recording, name)]
+            rows += evaluate(
+                decoder,
+                recording,
+                split="valid",
+                within=config.evaluate_within,
+                behaviors=names,
+                limit_s=config.valid_s,
+            )[0]
+        return rows
 
     def _phase(self) -> Phase:
         """That of the next epoch."""
@@ -274,12 +292,15 @@ class Run:
         return self._decoder(merged(self.best).cpu().eval(), provenance)
 
     def _decoder(self, model: DecoderModel, provenance: dict[str, Any] | None = None) -> Decoder:
-        return Decoder(model, self.vocabulary, self.scaling, provenance or {}, self.session_scaling)
+        known = (self.vocabulary, self.scaling, provenance or {}, self.session_scaling)
+        return Decoder(model, *known, self.begin.inputs)
 
     def _settings(self) -> dict[str, Any]:
         """What must be the same for a run to go on."""
+        config = to_json(self.config)
+        del config["workers"]  # makes no difference
         return {
-            **to_json(self.config),
+            **config,
             "sessions": list(self.vocabulary.sessions),
             "units": len(self.vocabulary.units),
             "scalings": {name: to_json(scaling) for name, scaling in self.scaling.items()},

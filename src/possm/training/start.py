@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from possm.data.caps import with_fitted_caps
+from possm.data.features import InputConfig, input_config
 from possm.data.recording import Recording
 from possm.data.scaling import Scaling, fit_scalings
 from possm.data.vocabulary import Vocabulary
@@ -30,7 +31,7 @@ class Phase:
     rows: Mapping[str, torch.Tensor] = field(default_factory=dict)
     """Parameter -> (n,) int64 the rows of it that change; all of a parameter that is not here."""
     rate: float = 1.0
-    """Learning rate, as a multiple of the run's."""
+    """Learning rate of everything but tables, as a multiple of the run's."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,6 +46,8 @@ class Start:
     scaling: dict[str, Scaling]
     """By behavior, of the whole decoder, but for categories; `config.behavior` names what this run trains."""
     session_scaling: dict[str, dict[str, Scaling]] = field(default_factory=dict)
+    inputs: InputConfig = InputConfig()
+    """What the decoder reads."""
     phases: tuple[Phase, ...] = (Phase("all"),)
     steps: int = DEFAULT_STEPS
     """About how many a run without `config.epochs` makes."""
@@ -69,7 +72,8 @@ def fresh_start(recordings: Sequence[Recording], config: TrainConfig) -> Start:
         RecordingError: A behavior is missing, or has no scaling.
         ConfigError: A behavior differs in size between recordings, or a session is there twice.
     """
-    behaviors = behavior_configs(recordings, config.behavior)
+    allow_missing = config.allow_missing_behaviors
+    behaviors = behavior_configs(recordings, config.behavior, allow_missing=allow_missing)
     config = replace(config, decoder=replace(config.decoder, behaviors=behaviors))
     vocabulary, summary = with_fitted_caps(
         Vocabulary.of(recordings),
@@ -91,4 +95,5 @@ def fresh_start(recordings: Sequence[Recording], config: TrainConfig) -> Start:
         scaling=scaling,
         session_scaling=session_scaling,
         summary=summary,
+        inputs=input_config(recordings, config.decoder.inputs, config.normalize),
     )
