@@ -665,7 +665,73 @@ def _to_stderr(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def _bench_targets() -> Callable[..., None]:
+    """The direction of a reach from the delay before it, against naive Bayes (ps4_realdata.mat)."""
+    from tyro.conf import Positional
+
+    from possm.bench.targets import TargetsConfig
+
+    def targets(
+        recording: Positional[Path],
+        config: TargetsConfig,
+        *,
+        out: Path,
+        json: Path | None = None,
+        quick: bool = False,
+    ) -> None:
+        """Train decoders on delay periods and decide the held-out ones 200 and 350 ms into the plan.
+
+        Args:
+            recording: ps4_realdata.mat, or the native file that `possm prepare --map reach-delay` made of it.
+            config: What to train.
+            out: Folder of runs; a bench that was interrupted goes on there.
+            json: File for the rows.
+            quick: One seed and a few epochs instead, to see whether it runs.
+        """
+        from possm.bench.targets import bench_targets
+
+        config = TargetsConfig.quick() if quick else config
+        _show(bench_targets(recording, out, config, progress=_to_stderr), json)
+
+    return targets
+
+
+def _bench_handwriting() -> Callable[..., None]:
+    """Simulated handwriting: POSSM, GRU and PCA-KNN, from scratch and adapted from reaching monkeys."""
+    from possm.bench.handwriting import HandwritingBench
+
+    def handwriting(
+        config: HandwritingBench, *, out: Path, json: Path | None = None, quick: bool = False
+    ) -> None:
+        """Train decoders of imagined characters on a few trials of each.
+
+        Args:
+            config: What to compare.
+            out: Folder of runs; a bench that was interrupted goes on there.
+            json: File for the rows.
+            quick: A few characters, sessions and steps instead, to see whether it runs.
+        """
+        from possm.bench.handwriting import bench_handwriting
+
+        config = HandwritingBench.quick() if quick else config
+        _show(bench_handwriting(out, config, progress=_to_stderr), json)
+
+    return handwriting
+
+
+def _show(report: Any, json: Path | None) -> None:
+    print(report.text())
+    if json is not None:
+        report.write(json)
+
+
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 BENCHES: dict[str, Callable[[], Callable[..., None]]] = {
+    "targets": _bench_targets,
+    "handwriting": _bench_handwriting,
     "targets": _bench_targets,
     "handwriting": _bench_handwriting,
     "accuracy": _bench_accuracy,

@@ -50,8 +50,8 @@ class TrialAnswers:
         return float(np.mean(self.decision == self.target)) if len(self.trials) else float("nan")
 
     def evolving(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """How accuracy grows from answer to answer of a trial: (k,) mean seconds since its start, (k,) share of
-        the trials that would be decided rightly then, (k,) trials that have an answer so late."""
+        """How accuracy grows from answer to answer of a trial: (k,) mean seconds since its start, (k,) share
+        of the trials that would be decided rightly then, (k,) trials that have an answer so late."""
         elapsed_s = self.times_s - self.trials.start_s[self.trial]
         right = self.probabilities.argmax(axis=1) == self.target[self.trial]
         place = np.arange(len(self.trial)) - np.searchsorted(self.trial, self.trial)
