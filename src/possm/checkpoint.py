@@ -27,6 +27,7 @@ from possm.data.features import InputConfig
 from possm.data.files import atomic_path
 from possm.data.labels import softmax
 from possm.data.scaling import Scaling, scaling_of
+from possm.data.tuning import UnitMap
 from possm.data.vocabulary import Vocabulary
 from possm.decoders import DECODERS, build_decoder, kind_of
 from possm.errors import CheckpointError, PossmError
@@ -50,6 +51,8 @@ class Decoder:
     """Session -> behavior -> scaling, where a session has its own."""
     inputs: InputConfig = InputConfig()
     """What it reads, and how values in bins are normalized."""
+    unit_map: UnitMap | None = None
+    """From how a unit is tuned to where its row may begin; of decoders pretrained on several sessions."""
 
     def __post_init__(self) -> None:
         if self.inputs.inputs != self.config.inputs:
@@ -134,7 +137,9 @@ def _rebuild(content: Mapping[str, Any], weights: dict[str, Tensor], path: Path)
     config = from_json(DECODERS[content["kind"]].config, content["config"])
     model = build_decoder(config, num_units=len(vocabulary.units), num_sessions=len(vocabulary.sessions))
     _fill(model, weights, path)
-    return Decoder(model.eval(), vocabulary, scaling, content["provenance"], own, inputs)
+    found = content.get("unit_map")
+    unit_map = None if found is None else from_json(UnitMap, found)
+    return Decoder(model.eval(), vocabulary, scaling, content["provenance"], own, inputs, unit_map)
 
 
 def _scalings(content: Mapping[str, Any]) -> dict[str, Scaling]:
@@ -225,6 +230,7 @@ def _description(decoder: Decoder) -> str:
             for session, table in decoder.session_scaling.items()
         },
         "inputs": to_json(decoder.inputs),
+        "unit_map": None if decoder.unit_map is None else to_json(decoder.unit_map),
         "provenance": decoder.provenance,
     }
     return json.dumps(content)

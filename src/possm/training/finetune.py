@@ -92,6 +92,7 @@ def adapted_start(decoder: Decoder, recordings: Sequence[Recording], config: Fin
         vocabulary=vocabulary,
         scaling=scaling,
         session_scaling=own,
+        unit_map=decoder.unit_map,
         phases=phases,
         steps=config.steps,
         score_first=True,

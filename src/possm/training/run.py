@@ -9,6 +9,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from possm.training.config import (
     Progress,
     TrainResult,
 )
+from possm.training.extend import table_names
 from possm.training.lora import merged
 from possm.training.losses import total_loss
 from possm.training.memory import peak_memory_mb
@@ -37,6 +39,7 @@ from possm.training.optim import learning_rate, make_optimizer, update_average
 from possm.training.resume import load_run, save_run
 from possm.training.sentences import training_set
 from possm.training.start import Phase, Start
+from possm.training.unit_map import fit_unit_map
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +62,11 @@ class Run:
         self.best = copy.deepcopy(self.model)
         anchors = {p: p.detach().clone() for p in self.model.parameters()} if start.anchor_decay else {}
         self.optimizer = make_optimizer(
-            self.model, config.optim, anchors=anchors, anchor_decay=start.anchor_decay
+            self.model,
+            config.optim,
+            tables=table_names(config.decoder),
+            anchors=anchors,
+            anchor_decay=start.anchor_decay,
         )
         self.maker = SampleMaker(
             recordings=self.recordings,
@@ -175,6 +182,8 @@ class Run:
     def finish(self) -> TrainResult:
         """Write the summary; the same command run again finds the run complete and changes nothing."""
         decoder = self._best()
+        unit_map = self.begin.unit_map or fit_unit_map(decoder, self.recordings)
+        decoder = replace(decoder, unit_map=unit_map)
         path = save_decoder(decoder, self.out / "decoder.safetensors")
         summary = {
             f"best_valid_{self.measure}": self.best_score,

@@ -12,6 +12,7 @@ from possm.data.caps import with_fitted_caps
 from possm.data.features import InputConfig, input_config
 from possm.data.recording import Recording
 from possm.data.scaling import Scaling, fit_scalings
+from possm.data.tuning import UnitMap
 from possm.data.vocabulary import Vocabulary
 from possm.decoders import build_decoder
 from possm.model.contract import DecoderModel
@@ -48,6 +49,8 @@ class Start:
     session_scaling: dict[str, dict[str, Scaling]] = field(default_factory=dict)
     inputs: InputConfig = InputConfig()
     """What the decoder reads."""
+    unit_map: UnitMap | None = None
+    """Of the decoder that is adapted; None is made anew where there are sessions enough."""
     phases: tuple[Phase, ...] = (Phase("all"),)
     steps: int = DEFAULT_STEPS
     """About how many a run without `config.epochs` makes."""

@@ -14,8 +14,10 @@ import torch
 
 from possm.checkpoint import Decoder
 from possm.data.recording import Recording
+from possm.errors import ConfigError
 from possm.training.extend import Extended
 from possm.training.neighbours import find_neighbours
+from possm.training.unit_map import MIN_SESSIONS, rows_from_tuning
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Begun:
     """Where the rows of new sessions came from."""
 
     units: dict[str, int] = field(default_factory=dict)
-    """How many units: from "electrode", "id" (the same unit id, electrodes unknown), "random"."""
+    """How many units: from "electrode", "id" (the same unit id, electrodes unknown), "tuning", "random"."""
     sessions: dict[str, str] = field(default_factory=dict)
     """New session -> the known session it started from, or "mean" of all."""
 
@@ -57,9 +59,34 @@ def electrode_start(decoder: Decoder, recordings: Sequence[Recording], extended:
     return Begun(dict(units), sessions)
 
 
+@torch.no_grad()
+def tuning_start(decoder: Decoder, recordings: Sequence[Recording], extended: Extended) -> Begun:
+    """Units from how they are tuned to behavior in the calibration data, by the decoder's map from tuning to
+    rows (possm.data.tuning); sessions at the mean of all. Not in the paper."""
+    if decoder.unit_map is None:
+        raise ConfigError(
+            "the decoder has no map from tuning to rows",
+            wanted=f"a decoder pretrained on {MIN_SESSIONS} sessions or more",
+            fix="--start electrode or --start random",
+        )
+    old, new = dict(decoder.model.named_parameters()), dict(extended.model.named_parameters())
+    units, sessions = 0, {}
+    for recording in recordings:
+        rows = torch.from_numpy(extended.vocabulary.unit_rows(recording))
+        for name, values in rows_from_tuning(decoder.unit_map, recording).items():
+            new[name][rows] = torch.from_numpy(values).to(new[name])
+        units += len(rows)
+        sessions[recording.session_id] = "mean"
+        row = extended.vocabulary.session_row(recording.session_id)
+        for name in (name for name, kind in extended.tables.items() if kind == "sessions"):
+            new[name][row] = old[name].mean(dim=0).to(new[name])
+    return Begun({"tuning": units}, sessions)
+
+
 STARTS: dict[str, Callable[[Decoder, Sequence[Recording], Extended], Begun]] = {
     "random": random_start,
     "electrode": electrode_start,
+    "tuning": tuning_start,
 }
 """Each takes the pretrained decoder, the calibration recordings of sessions it does not know, and the decoder
 that is extended by them."""
