@@ -14,6 +14,7 @@ from possm.baselines.mlp import MlpConfig, MlpDecoder
 from possm.baselines.ndt2 import Ndt2, Ndt2Config
 from possm.baselines.poyo import Poyo, PoyoConfig
 from possm.baselines.recurrent import RecurrentConfig, RecurrentDecoder
+from possm.baselines.speech_gru import SpeechGru, SpeechGruConfig
 from possm.baselines.wiener_decoder import WienerDecoder, WienerDecoderConfig, fit_wiener_decoder
 from possm.errors import ConfigError
 from possm.model.contract import DecoderConfig, DecoderModel
@@ -36,6 +37,7 @@ DECODERS: dict[str, DecoderKind] = {
     "mlp": DecoderKind(MlpConfig, MlpDecoder),
     "poyo": DecoderKind(PoyoConfig, Poyo),
     "ndt2": DecoderKind(Ndt2Config, Ndt2),
+    "speech-gru": DecoderKind(SpeechGruConfig, SpeechGru),
     "wiener": DecoderKind(WienerDecoderConfig, WienerDecoder, fit_wiener_decoder),
     "kalman": DecoderKind(KalmanConfig, KalmanDecoder, fit_kalman_decoder),
 }
