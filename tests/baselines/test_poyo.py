@@ -27,12 +27,13 @@ from toys import recording, to_torch
 
 UNITS, CHUNKS = 30, 25
 SIZES = {"width": 16, "depth": 2, "head_width": 16, "num_rotary_pairs": 4, "self_heads": 2}
+SHORT = {"history_ms": 400, "latent_step_ms": 100, "latents_per_step": 2, "train_answer_ms": 400}
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
 
 
 def model_of(*, dtype=torch.float32, behaviors=BEHAVIORS, units=UNITS, **changes):
     config = PoyoConfig(
-        **{**SIZES, "frame_ms": 400, "latent_step_ms": 100, "latents_per_step": 2, **changes},
+        **{**SIZES, **SHORT, **changes},
         behaviors={name: BehaviorConfig(num_dimensions=2) for name in behaviors},
     )
     model = Poyo(config, num_units=units, num_sessions=2)
@@ -62,7 +63,7 @@ class TestStreamEqualsBatch:
         model, batch = model_of(dtype=torch.float64), batch_of_two(torch.float64)
         with torch.inference_mode():
             wanted, _ = model(batch)
-            monkeypatch.setattr("possm.baselines.poyo.FRAMES_AT_ONCE", 4)
+            monkeypatch.setattr("possm.baselines.poyo.VIEWS_AT_ONCE", 4)
             got, _ = model(batch)
         for name, values in wanted.items():
             torch.testing.assert_close(got[name], values, rtol=0, atol=1e-12)
@@ -137,8 +138,8 @@ class TestWhatAnAnswerSees:
             others = np.concatenate([unit[past], units])
             np.testing.assert_array_equal(answers(model, batch_of_spikes(other_s, others, asked_s)), wanted)
 
-    def test_only_the_chunks_of_the_frame_are_seen(self):
-        """The frame of 400 ms that ends at 1.0 begins at 0.6."""
+    def test_only_the_chunks_of_the_view_are_seen(self):
+        """The view of 400 ms that ends at 1.0 begins at 0.6."""
         model = model_of(behaviors=["vel"])
         times_s, unit = spikes()
         wanted = answers(model, batch_of_spikes(times_s, unit, [1.01]))
@@ -184,21 +185,28 @@ class TestWhatAnAnswerSees:
 
 class TestTraining:
     def test_a_stride_of_one_is_evaluation(self):
-        model, batch = model_of(train_stride_chunks=1, dropout=0.0, branch_dropout=0.0), batch_of_two()
+        model, batch = model_of(train_answer_ms=50, dropout=0.0, branch_dropout=0.0), batch_of_two()
         wanted, _ = model.eval()(batch)
         got, _ = model.train()(batch)
         torch.testing.assert_close(got["hand.vel"], wanted["hand.vel"])
 
-    def test_a_frame_answers_for_the_chunks_of_its_stride(self):
-        """The newest chunk of each frame as in evaluation, the ones before with spikes that came later."""
-        model = model_of(train_stride_chunks=5, dropout=0.0, branch_dropout=0.0)
+    def test_a_view_answers_for_chunks_before_its_newest(self, monkeypatch):
+        """The newest chunk of each view as in evaluation, the ones before with spikes that came later."""
+        model = model_of(train_answer_ms=250, dropout=0.0, branch_dropout=0.0)
         batch = batch_of_two()
         wanted, _ = model.eval()(batch)
+        monkeypatch.setattr(torch, "randint", lambda stride, size: torch.tensor(2))
         got, _ = model.train()(batch)
         chunk = batch.queries["hand.vel"].chunk % CHUNKS
         far = (got["hand.vel"] - wanted["hand.vel"]).abs().amax(1) > 1e-4
-        assert not far[chunk % 5 == 4].any()
-        assert far[(chunk % 5 != 4) & (chunk > 5) & (chunk < 22)].all()
+        newest = (chunk % 5 == 2) | (chunk == CHUNKS - 1)
+        assert not far[newest].any()
+        assert far[~newest & (chunk > 5) & (chunk < 22)].all()
+
+    def test_every_epoch_cuts_anew(self):
+        model, batch = model_of(dropout=0.0, branch_dropout=0.0).train(), batch_of_two()
+        answers = {round(model(batch)[0]["hand.vel"].sum().item(), 3) for _ in range(20)}
+        assert len(answers) > 3 and model.config.train_stride == 8
 
     def test_every_parameter_learns(self):
         model, batch = model_of(), batch_of_two()
@@ -210,7 +218,7 @@ class TestTraining:
     def test_a_short_run_learns(self, tmp_path):
         config = TrainConfig(
             behavior=("vel",),
-            decoder=PoyoConfig(**SIZES, latents_per_step=1, train_stride_chunks=4, branch_dropout=0.0),
+            decoder=PoyoConfig(**SIZES, latents_per_step=1, train_answer_ms=200, branch_dropout=0.0),
             window_s=1.0,
             batch_size=4,
             epochs=6,
@@ -259,11 +267,10 @@ class TestDoors:
     @pytest.mark.parametrize(
         ("change", "said"),
         [
-            ({"frame_ms": 1020}, "frame_ms"),
-            ({"frame_ms": 20}, "frame_ms"),
+            ({"history_ms": 0}, "history_ms"),
             ({"latent_step_ms": 2000}, "latent_step_ms"),
             ({"depth": 0}, "depth"),
-            ({"train_stride_chunks": 0}, "train_stride_chunks"),
+            ({"train_answer_ms": 1050}, "train_answer_ms"),
             ({"dropout": 1.0}, "dropout"),
             ({"num_rotary_pairs": 40}, "num_rotary_pairs"),
             ({"t_min_s": 0.0}, "t_min_s"),
@@ -276,7 +283,13 @@ class TestDoors:
     def test_config_goes_to_json_and_back(self):
         config = PoyoConfig(chunk_ms=100, latents_per_step=8)
         assert from_json(PoyoConfig, to_json(config)) == config
-        assert config.frame_chunks == 10
+        assert (config.history, config.train_stride) == (10, 10)
+        assert PoyoConfig(chunk_ms=80).history == 12
+
+    def test_a_sequence_is_not_for_this_decoder(self):
+        behaviors = {"text": BehaviorConfig(num_dimensions=4, readout="sequence", classes=("a", "b", "c"))}
+        with pytest.raises(ConfigError, match=r"given times only[\s\S]*sequence"):
+            Poyo(PoyoConfig(behaviors=behaviors), num_units=3, num_sessions=1)
 
     def test_nothing_to_decode(self):
         with pytest.raises(ConfigError, match="nothing to decode"):

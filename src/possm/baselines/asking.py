@@ -1,4 +1,4 @@
-"""Which frame answers which query: the bookkeeping of a decoder that looks at frames of chunks."""
+"""Which view answers which query: the bookkeeping of a decoder that looks at views of chunks."""
 
 from __future__ import annotations
 
@@ -13,52 +13,53 @@ from possm.batch import Queries
 
 
 class Asked(NamedTuple):
-    """The queries of one behavior, those of one frame side by side."""
+    """The queries of one behavior, those of one view side by side."""
 
     time_s: Tensor
-    """(Q,) float64: output time minus the end of the frame that answers."""
+    """(Q,) float64: output time minus the end of the view that answers."""
     sequence: Tensor
     """(Q,) int64: the sequence of each."""
     place: Tensor
     """(Q,) int64: where each query of the batch is in this order."""
     offsets: list[int]
-    """(F + 1,) where the queries of each frame begin, and Q."""
+    """(V + 1,) where the queries of each view begin, and Q."""
 
 
-def frames_and_queries(
-    queries: Mapping[str, Queries], *, num_chunks: int, stride: int, chunk_s: float
+def views_and_queries(
+    queries: Mapping[str, Queries], *, num_chunks: int, chunk_s: float, stride: int = 1, phase: int = 0
 ) -> tuple[Tensor, dict[str, Asked]]:
-    """The frames that are asked, and what each of them is asked.
+    """The views that are asked, and what each of them is asked.
 
-    Frames end with the last chunk of a sequence and every `stride` chunks before; each answers for the chunk
-    it ends with and for the stride - 1 chunks before.
+    The last view ends with the last chunk of a sequence and answers for `phase` chunks, or for `stride`
+    where phase is 0; the views before end every `stride` chunks and answer for as many.
 
     Args:
         queries: By behavior.
         num_chunks: C.
-        stride: 1 is causal: every chunk has its own frame.
         chunk_s: Length of a chunk.
+        stride: 1 is causal: every chunk has its own view.
+        phase: Below stride.
 
     Returns:
-        (F,) int64, s * C + c of the chunk each frame ends with, ascending; and the queries by behavior.
+        (V,) int64, s * C + c of the chunk each view ends with, ascending; and the queries by behavior.
     """
-    ends = {name: _end(asked.chunk, num_chunks, stride) for name, asked in queries.items()}
+    ends = {name: _end(asked.chunk, num_chunks, stride, phase) for name, asked in queries.items()}
     every = torch.cat([*ends.values()]) if ends else torch.zeros(0, dtype=torch.int64)
-    frames = every.unique()
-    return frames, {
-        name: _sorted(asked, ends[name], frames, num_chunks=num_chunks, chunk_s=chunk_s)
+    views = every.unique()
+    return views, {
+        name: _sorted(asked, ends[name], views, num_chunks=num_chunks, chunk_s=chunk_s)
         for name, asked in queries.items()
     }
 
 
 def query_spans(asked: Asked, first: int, last: int, *, width: int) -> tuple[Asked, Spans]:
-    """The queries of the frames `first` to `last`, and which of them look at which rows of these frames.
+    """The queries of the views `first` to `last`, and which of them look at which rows of these views.
 
     Args:
         asked: Queries.
-        first: A frame.
-        last: The frame after the last one.
-        width: Rows a frame has.
+        first: A view.
+        last: The view after the last one.
+        width: Rows a view has.
     """
     start = asked.offsets[first]
     edges = [offset - start for offset in asked.offsets[first : last + 1]]
@@ -71,16 +72,17 @@ def query_spans(asked: Asked, first: int, last: int, *, width: int) -> tuple[Ask
     return asked._replace(time_s=asked.time_s[rows], sequence=asked.sequence[rows]), spans
 
 
-def _end(chunk: Tensor, num_chunks: int, stride: int) -> Tensor:
-    """The chunk with which the frame that answers for a chunk ends."""
+def _end(chunk: Tensor, num_chunks: int, stride: int, phase: int) -> Tensor:
+    """The chunk with which the view that answers for a chunk ends."""
     before_last = num_chunks - 1 - chunk % num_chunks
-    return chunk + before_last % stride
+    later = torch.where(before_last < phase, before_last, (before_last - phase) % stride)
+    return chunk + later
 
 
-def _sorted(queries: Queries, end: Tensor, frames: Tensor, *, num_chunks: int, chunk_s: float) -> Asked:
+def _sorted(queries: Queries, end: Tensor, views: Tensor, *, num_chunks: int, chunk_s: float) -> Asked:
     order = end.argsort(stable=True)
     place = torch.empty_like(order)
     place[order] = torch.arange(len(order), device=order.device)
     time_s = queries.time_s.double() - (end - queries.chunk).double() * chunk_s
-    offsets = torch.searchsorted(end[order], frames).tolist()
+    offsets = torch.searchsorted(end[order], views).tolist()
     return Asked(time_s[order], queries.chunk[order] // num_chunks, place, [*offsets, len(order)])

@@ -1,7 +1,7 @@
 """Attention of a transformer over spike tokens: several heads, rotary times, ragged or dense.
 
-The ragged one is written as an autograd function because its blocks overlap: frames that step by 50 ms share
-19 of their 20 chunks, and copying the tokens of every frame would move twenty times the data.
+The ragged one is written as an autograd function because its blocks overlap: views that step by 50 ms share
+19 of their 20 chunks, and copying the tokens of every view would move twenty times the data.
 """
 
 from __future__ import annotations
@@ -139,8 +139,8 @@ class SelfAttentionLayer(nn.Module):
 def exact_angles(rotary: Rotary, time_s: Tensor) -> tuple[Tensor, Tensor]:
     """Cosine and sine of every pair's angle, the angle itself in float64.
 
-    A frame lies up to half a minute after the start of a call, 300,000 turns of the fastest pair; float32
-    would lose the differences within the frame, on which attention rests.
+    A view lies up to half a minute after the start of a call, 300,000 turns of the fastest pair; float32
+    would lose the differences within the view, on which attention rests.
     """
     angle = time_s.double().unsqueeze(-1) * rotary.omega.double()
     return angle.cos().to(rotary.omega.dtype), angle.sin().to(rotary.omega.dtype)

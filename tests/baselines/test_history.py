@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from possm.baselines.frames import chunk_numbers, join, newest, no_tokens, pick, with_blanks
+from possm.baselines.history import chunk_numbers, join, newest, no_tokens, pick, with_blanks
 from possm.batch import Tokens
 
 
