@@ -601,68 +601,37 @@ def _bench_accuracy() -> Callable[..., None]:
     return accuracy
 
 
-def _bench_targets() -> Callable[..., None]:
-    """The direction of a reach from the delay before it, against naive Bayes (ps4_realdata.mat)."""
-    from tyro.conf import Positional
+def _bench_transfer() -> Callable[..., None]:
+    """A pretrained decoder moved to a new session, against decoders trained from scratch there."""
+    from possm.bench.transfer import TransferConfig
 
-    from possm.bench.targets import TargetsConfig
-
-    def targets(
-        recording: Positional[Path],
-        config: TargetsConfig,
+    def transfer(
+        config: TransferConfig,
         *,
+        pretrain: tuple[Path, ...] = (),
+        target: tuple[Path, ...] = (),
+        simulated: bool = False,
         out: Path,
-        json: Path | None = None,
-        quick: bool = False,
     ) -> None:
-        """Train decoders on delay periods and decide the held-out ones 200 and 350 ms into the plan.
+        """Pretrain, then adapt to targets and train from scratch there; one that was interrupted goes on.
 
         Args:
-            recording: ps4_realdata.mat, or the native file that `possm prepare --map reach-delay` made of it.
-            config: What to train.
-            out: Folder of runs; a bench that was interrupted goes on there.
-            json: File for the rows.
-            quick: One seed and a few epochs instead, to see whether it runs.
+            config: What to compare, and how much of the machine to take.
+            pretrain: Native files or folders of them to pretrain on, oldest first.
+            target: Native files of sessions to adapt to.
+            simulated: Instead, 40 simulated sessions of four subjects, and a fifth subject as the target.
+            out: Folder for transfer.json, transfer.md and transfer.png, and for all that was trained.
         """
-        from possm.bench.targets import bench_targets
+        from possm.bench.transfer import bench_transfer, simulated_files
 
-        config = TargetsConfig.quick() if quick else config
-        _show(bench_targets(recording, out, config, progress=_to_stderr), json)
+        def say(line: str) -> None:
+            print(line, file=sys.stderr, flush=True)
 
-    return targets
+        if simulated:
+            pretrain, target = simulated_files(out / "data", progress=say)
+        print(bench_transfer(_some(pretrain), _some(target), out, config, progress=say).text())
 
-
-def _bench_handwriting() -> Callable[..., None]:
-    """Simulated handwriting: POSSM, GRU and PCA-KNN, from scratch and adapted from reaching monkeys."""
-    from possm.bench.handwriting import HandwritingBench
-
-    def handwriting(
-        config: HandwritingBench, *, out: Path, json: Path | None = None, quick: bool = False
-    ) -> None:
-        """Train decoders of imagined characters on a few trials of each.
-
-        Args:
-            config: What to compare.
-            out: Folder of runs; a bench that was interrupted goes on there.
-            json: File for the rows.
-            quick: A few characters, sessions and steps instead, to see whether it runs.
-        """
-        from possm.bench.handwriting import bench_handwriting
-
-        config = HandwritingBench.quick() if quick else config
-        _show(bench_handwriting(out, config, progress=_to_stderr), json)
-
-    return handwriting
-
-
-def _show(report: Any, json: Path | None) -> None:
-    print(report.text())
-    if json is not None:
-        report.write(json)
-
-
-def _to_stderr(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    return transfer
 
 
 def _bench_targets() -> Callable[..., None]:
@@ -732,9 +701,8 @@ def _to_stderr(line: str) -> None:
 BENCHES: dict[str, Callable[[], Callable[..., None]]] = {
     "targets": _bench_targets,
     "handwriting": _bench_handwriting,
-    "targets": _bench_targets,
-    "handwriting": _bench_handwriting,
     "accuracy": _bench_accuracy,
+    "transfer": _bench_transfer,
     "latency": _bench_latency,
     "soak": _bench_soak,
 }

@@ -1,0 +1,69 @@
+"""Adapting against training from scratch: what is run, what stands in the rows, what is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+import toys
+from possm.bench.transfer import TransferConfig, before_test, bench_transfer
+from possm.bench.transfer_table import ADAPTED, transfer_markdown, with_choice
+from possm.data.formats.hdf5 import write_hdf5
+from possm.errors import ConfigError
+
+TINY = {"minutes": (0.5, 9.0), "steps": 4, "pretrain_steps": 4, "seeds": (0,)}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    paths = []
+    for day in range(4):
+        path = folder / f"day{day}.h5"
+        made = toys.recording(seconds=60, session=f"day{day}", seed=day, units=12)
+        write_hdf5(replace(made, signals={"hand.vel": made.signals["vel"]}), path)
+        paths.append(path)
+    return paths
+
+
+def test_every_mode_has_its_row_and_a_second_run_does_nothing(files, tmp_path):
+    config = TransferConfig(**TINY)
+    lines = []
+    report = bench_transfer(files[:3], files[3:], tmp_path, config, progress=lines.append)
+    assert {row["status"] for row in report.rows} == {"ok"}
+    got = {(row["mode"], row["start"], row["minutes"]) for row in report.rows}
+    modes = [("scratch", None), ("units", "tuning"), ("full", "tuning"), ("lora", "tuning"), ("gru", None)]
+    assert got == {(*mode, m) for mode in [*modes, ("wiener", None)] for m in (0.5, 9.0)}
+    for row in report.rows:
+        assert row["target"] == "day3" and row["seed"] == 0 and row["adapt_s"] > 0
+        assert row["pretrain_sessions"] == (3 if row["start"] else 0)
+    assert json.loads((tmp_path / "transfer.json").read_text()) == [dict(row) for row in report.rows]
+    assert "day3, hand.vel" in (tmp_path / "transfer.md").read_text()
+    assert (tmp_path / "transfer.png").stat().st_size > 1000
+    lines.clear()
+    again = bench_transfer(files[:3], files[3:], tmp_path, config, progress=lines.append)
+    assert again.rows == report.rows and all("done already" in line for line in lines)
+
+
+def test_all_that_lies_before_the_test_split_is_learnt_from():
+    made = toys.recording(seconds=60)
+    whole = before_test(made).split("train")
+    assert whole.total_s == pytest.approx(made.split("train").total_s + made.split("valid").total_s)
+    assert whole.end_s[-1] <= made.split("test").start_s[0]
+
+
+def test_a_target_of_pretraining_is_refused(files, tmp_path):
+    with pytest.raises(ConfigError, match="among the recordings of pretraining"):
+        bench_transfer(files, files[3:], tmp_path, TransferConfig(**TINY))
+
+
+def test_the_choice_between_units_and_full_is_made_by_validation_not_by_test():
+    row = {"target": "t", "behavior": "b", "minutes": 1, "seed": 0, "pretrain_sessions": 3, "status": "ok"}
+    row |= {"start": "tuning", "adapt_s": 1.0}
+    units = {**row, "mode": "units", "r2": 0.9, "valid_r2": 0.1}
+    full = {**row, "mode": "full", "r2": 0.2, "valid_r2": 0.3}
+    chosen = [r for r in with_choice([units, full]) if r["mode"] == ADAPTED]
+    assert [r["r2"] for r in chosen] == [0.2]
+    assert "0.200" in transfer_markdown([units, full])
