@@ -15,6 +15,8 @@ from possm.data.recording import Binned, Recording
 from possm.data.vocabulary import Vocabulary
 from possm.decoders import build_decoder
 from possm.model.decoder import BehaviorConfig, PossmConfig
+from possm.training.config import TrainConfig
+from possm.training.optim import OptimConfig
 from toys import TINY, random_weights
 
 SYMBOLS = ("AA", "B", "K", "S", "SIL")
@@ -98,3 +100,11 @@ def every_sequence(probabilities: np.ndarray) -> dict[tuple[int, ...], float]:
         written = tuple(int(k) for k in collapse(np.array(path)))
         total[written] = total.get(written, 0.0) + math.prod(probabilities[t, k] for t, k in enumerate(path))
     return total
+
+
+def config_of(**changes) -> TrainConfig:
+    """A short run of a tiny decoder of sequences."""
+    architecture = {"inputs": ("counts", "power"), "num_latents": 2, "chunk_ms": 20, "dropout": 0.0}
+    decoder = PossmConfig(**{**TINY, **architecture, "sequence_kernel": 8, "sequence_stride": 4})
+    settings = {"behavior": (BEHAVIOR,), "decoder": decoder, "batch_size": 8, "epochs": 2, "device": "cpu"}
+    return TrainConfig(**{**settings, "optim": OptimConfig(learning_rate=1e-2, ema=0.9), **changes})

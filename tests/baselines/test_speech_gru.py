@@ -113,9 +113,9 @@ def test_in_both_directions_it_refuses_a_stream():
 
 
 def test_sessions_of_other_channels_are_refused():
-    config = SpeechGruConfig(**SMALL)
+    one, other = spoken(sentences=3), spoken(sentences=3, channels=21, session="tuesday")
     with pytest.raises(ConfigError, match="same channels in every session"):
-        SpeechGru(config, num_units=12, num_sessions=2)
+        model_of().fit_inputs([one, other], None)
     with pytest.raises(ConfigError, match="same values in every chunk"):
         model_of(sessions=1, inputs=("counts", "power"))(batch_of())
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from possm.data.augment import AugmentConfig, augment_tokens, draw_kept_units
+from possm.batch import Values
+from possm.data.augment import AugmentConfig, augment_tokens, augment_values, draw_kept_units
 from possm.errors import ConfigError
 
 UNITS, TOKENS = 50, 20_000
@@ -104,3 +105,58 @@ def test_units_are_dropped_whole():
 def test_unit_dropout_that_makes_no_sense(wrong):
     with pytest.raises(ConfigError, match="unit_dropout"):
         AugmentConfig(unit_dropout=wrong)
+
+
+def values_of(chunks=50, units=4, kinds=2, bins=2):
+    unit = np.tile(np.arange(1, units + 1), kinds * bins)[None]
+    kind = np.tile(np.repeat(np.arange(1, kinds + 1), units), bins)[None]
+    value = np.ones((1, chunks, unit.shape[1]), np.float32)
+    return Values(value, unit, kind, np.zeros(unit.shape, np.float32), np.full((1, chunks), unit.shape[1]))
+
+
+def changed(seed=0, **settings):
+    rng, config = np.random.default_rng(seed), AugmentConfig(**settings)
+    return augment_values(values_of(), kinds=2, chunk_s=0.02, config=config, rng=rng)
+
+
+def test_values_stay_unless_asked():
+    np.testing.assert_array_equal(changed().value, values_of().value)
+    np.testing.assert_array_equal(changed().unit, values_of().unit)
+
+
+def test_noise_of_values_is_new_everywhere():
+    noise = changed(value_noise=0.8).value - 1
+    assert noise.dtype == np.float32 and noise.std() == pytest.approx(0.8, rel=0.1)
+    assert abs(np.corrcoef(noise[0, :, 0], noise[0, :, 8])[0, 1]) < 0.5
+
+
+def test_an_offset_is_of_a_channel_and_lasts():
+    """The same in all chunks, and in both bins of a chunk; its own for each of 4 units and 2 kinds."""
+    offset = changed(value_offset=0.2).value - 1
+    assert (offset == offset[:, :1]).all()
+    np.testing.assert_array_equal(offset[0, 0, :8], offset[0, 0, 8:])
+    assert len(np.unique(offset[0, 0])) == 8
+
+
+def test_stretches_of_values_are_set_to_the_mean():
+    shares = []
+    for seed in range(200):
+        value = changed(seed, time_masks=1, time_mask_s=0.4).value[0]
+        masked = (value == 0).all(axis=1)
+        assert (masked == (value == 0).any(axis=1)).all() and masked.sum() <= 20
+        assert np.count_nonzero(np.diff(masked.astype(int))) <= 2
+        shares.append(masked.mean())
+    assert np.mean(shares) == pytest.approx(0.2, abs=0.03)
+
+
+def test_units_of_values_are_dropped_whole():
+    numbers = [len(np.unique(changed(seed, min_units_kept=0.25).unit)) for seed in range(60)]
+    assert min(numbers) < 4 and max(numbers) >= 4
+    one = changed(3, min_units_kept=0.25).unit
+    np.testing.assert_array_equal(one[0, :4] > 0, one[0, 8:12] > 0)
+
+
+@pytest.mark.parametrize("name", ["value_noise", "value_offset", "time_masks", "time_mask_s"])
+def test_settings_of_values(name):
+    with pytest.raises(ConfigError, match=name):
+        AugmentConfig(**{name: -1})

@@ -12,19 +12,9 @@ from possm.checkpoint import load_decoder
 from possm.data.sentences import SentenceSet
 from possm.errors import ConfigError, RecordingError
 from possm.evaluation.score import evaluate
-from possm.model.decoder import PossmConfig
-from possm.training.loop import TrainConfig, train
+from possm.training.loop import train
 from possm.training.losses import ctc
-from possm.training.optim import OptimConfig
-from speech_toys import BEHAVIOR, decoder_of, every_sequence, spoken
-from toys import TINY
-
-
-def config_of(**changes):
-    architecture = {"inputs": ("counts", "power"), "num_latents": 2, "chunk_ms": 20, "dropout": 0.0}
-    decoder = PossmConfig(**{**TINY, **architecture, "sequence_kernel": 8, "sequence_stride": 4})
-    settings = {"behavior": (BEHAVIOR,), "decoder": decoder, "batch_size": 8, "epochs": 2, "device": "cpu"}
-    return TrainConfig(**{**settings, "optim": OptimConfig(learning_rate=1e-2, ema=0.9), **changes})
+from speech_toys import BEHAVIOR, config_of, decoder_of, every_sequence, spoken
 
 
 def targets_of(sequences, frames):

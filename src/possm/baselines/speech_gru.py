@@ -4,13 +4,15 @@
     -> GRU of several layers -> logits of the blank and each symbol
 
 It reads all values of a chunk side by side, so every session must have the same number of channels. The
-paper's sizes are the defaults: five layers of 1024, windows of 32 bins every 4 (55 million parameters with 256
-channels and 24 sessions; 133 million in both directions).
+paper's sizes are the defaults: five layers of 1024, windows of 32 bins every 4 (55 million parameters with
+256 channels and 24 sessions; 133 million in both directions).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -73,22 +75,14 @@ class SpeechGru(DecoderModel):
     Args:
         config: Architecture.
         num_units: Rows of the unit vocabulary, the blank unit included.
-        num_sessions: Rows of the session vocabulary.
-
-    Raises:
-        ConfigError: The units cannot be the same number in every session.
+        num_sessions: Rows of the session vocabulary, which share the units out evenly.
     """
 
     def __init__(self, config: SpeechGruConfig, *, num_units: int, num_sessions: int) -> None:
         super().__init__()
-        if (num_units - 1) % num_sessions or num_units <= num_sessions:
-            raise ConfigError(
-                "the layers of days need the same channels in every session",
-                got=f"{num_units - 1} channels in {num_sessions} sessions",
-                fix="leave out sessions with other channels, or train a decoder of tokens",
-            )
         self.config = config
-        self.width = (num_units - 1) // num_sessions * len(value_kinds(config.inputs)) * config.bins
+        channels = -(-(num_units - 1) // num_sessions)
+        self.width = channels * len(value_kinds(config.inputs)) * config.bins
         self.day_weight = nn.Parameter(torch.eye(self.width).repeat(num_sessions, 1, 1))
         self.day_bias = nn.Parameter(torch.zeros(num_sessions, self.width))
         self.input_dropout = nn.Dropout(config.input_dropout)
@@ -109,6 +103,20 @@ class SpeechGru(DecoderModel):
         self.readouts = nn.ModuleList(
             nn.Linear(self.answering, behavior.num_dimensions) for behavior in config.behaviors.values()
         )
+
+    def fit_inputs(self, recordings: Sequence[Any], vocabulary: Any) -> None:
+        """Nothing is fitted, but looked at.
+
+        Raises:
+            ConfigError: Recordings differ in the number of channels.
+        """
+        channels = sorted({recording.num_units for recording in recordings})
+        if len(channels) > 1:
+            raise ConfigError(
+                "the layers of days need the same channels in every session",
+                got=", ".join(map(str, channels)),
+                fix="leave out sessions with other channels, or train a decoder of tokens",
+            )
 
     def initial_state(self, num_sequences: int) -> State:
         """The state before the first chunk; `seen` counts the chunks since the last answer."""

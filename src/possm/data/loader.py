@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from possm.batch import Queries, Targets, Tokens, Values
-from possm.data.augment import AugmentConfig, augment_tokens
+from possm.data.augment import AugmentConfig, augment_tokens, augment_values
 from possm.data.caps import capped
 from possm.data.chunks import (
     EDGE_TOLERANCE_S,
@@ -126,7 +126,10 @@ class SampleMaker:
         part = table.slice(edges_s[0], min(edges_s[-1], window.limit_s))
         first = round((part.span_s[0] - edges_s[0]) * part.rate_hz)
         values = layout.values(part.values, first=first, num_chunks=len(edges_s) - 1)
-        return values
+        if rng is None:
+            return values
+        kinds, chunk_s = len(self.inputs.values), self.chunk_ms / 1000
+        return augment_values(values, kinds=kinds, chunk_s=chunk_s, config=self.augment, rng=rng)
 
     def _values(self, recording: int) -> tuple[ValueLayout, Binned]:
         """Those of a whole recording, normalized from its first bin on."""

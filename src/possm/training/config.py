@@ -62,6 +62,9 @@ class TrainConfig:
     cap_percentile: float | None = None
     """No unit says more in a chunk than this percentile of its counts in the train split, and 1: bursts on all
     channels at once would ruin decoders made of little data. None caps nothing."""
+    reconstruct_steps: int = 0
+    """Steps of a first phase, in which the encoder learns to tell each bin's values from its latents (paper,
+    speech); 0 has none."""
     evaluate_within: str | None = None
     """Intervals whose samples count in validation; None counts all."""
     valid_every: int | None = None
@@ -84,6 +87,7 @@ class TrainConfig:
         names = "one or more names, as a tuple"
         require(bool(self.behavior) and not isinstance(self.behavior, str), "behavior", self.behavior, names)
         require(self.window_s > 0, "window_s", self.window_s, "above 0")
+        require(self.reconstruct_steps >= 0, "reconstruct_steps", self.reconstruct_steps, "0 or more")
         for name in ("batch_size", "epochs", "valid_every", "valid_sessions"):
             value = getattr(self, name)
             require(value is None or value >= 1, name, value, "1 or more")

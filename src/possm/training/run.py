@@ -36,6 +36,7 @@ from possm.training.lora import merged
 from possm.training.losses import total_loss
 from possm.training.memory import peak_memory_mb
 from possm.training.optim import learning_rate, make_optimizer, update_average
+from possm.training.reconstruct import reconstruct
 from possm.training.resume import load_run, save_run
 from possm.training.sentences import training_set
 from possm.training.start import Phase, Start
@@ -124,6 +125,8 @@ class Run:
     def run(self, progress: Callable[[Progress], None] | None) -> TrainResult:
         """Go on where this folder's run stopped, to the end."""
         self.restore()
+        if self.config.reconstruct_steps and not self.metrics:
+            self._reconstruct()
         if self.begin.score_first and not self.metrics:
             self.validate(progress)
         if self.done:
@@ -134,6 +137,14 @@ class Run:
                 if self.epoch % self.valid_every == 0 or self.epoch == self.epochs:
                     self.validate(progress)
         return self.finish()
+
+    def _reconstruct(self) -> None:
+        """The first phase, of the encoder alone."""
+        steps = self.config.reconstruct_steps
+        told = reconstruct(self.model, self._batches_of, steps=steps, optim=self.config.optim)
+        logger.info("the latents tell %.1f %% of the variance of the values", 100 * told)
+        for model in (self.average, self.best):
+            model.load_state_dict(self.model.state_dict())
 
     def train_epoch(self, progress: Callable[[Progress], None] | None) -> None:
         """One pass over the training intervals."""
@@ -230,7 +241,10 @@ class Run:
 
     def _batches(self) -> Iterator[Batch]:
         """This epoch's batches; they depend on seed and epoch only, so that a run can be resumed."""
-        for batch in self.workers.batches(self.epoch):
+        yield from self._batches_of(self.epoch)
+
+    def _batches_of(self, epoch: int) -> Iterator[Batch]:
+        for batch in self.workers.batches(epoch):
             yield batch.to(lambda x: torch.from_numpy(x).to(self.device))
 
     def _num_workers(self) -> int:
