@@ -98,6 +98,16 @@ def test_only_matrices_are_decayed():
     assert [group["rows"] for group in (decayed, plain, tables)] == [False, False, True]
 
 
+def test_a_matrix_with_a_row_for_each_unit_is_a_table():
+    """Decayed as any matrix, but only in the rows a batch has."""
+    model = nn.Sequential(nn.Linear(2, 5), nn.Linear(5, 2))
+    groups = make_optimizer(model, OptimConfig(weight_decay=0.3), tables=["0.weight", "gone"]).param_groups
+    table = next(group for group in groups if group["rows"])
+    assert [id(p) for p in table["params"]] == [id(model[0].weight)]
+    assert table["weight_decay"] == 0.3
+    assert sum(len(group["params"]) for group in groups) == 4
+
+
 def test_frozen_parameters_are_left_alone():
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     model[0].requires_grad_(False)

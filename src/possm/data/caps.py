@@ -23,10 +23,13 @@ from possm.errors import RecordingError
 
 logger = logging.getLogger(__name__)
 
+MANY = 3.0
+"""Chunks in which nearly all units fire, and together this many times as much as in a usual chunk (the
+median), are artefacts,"""
 RARE = 0.05
-"""Chunks in which nearly all units fire are artefacts if they are fewer than this share of all."""
+"""if they are fewer than this share of all,"""
 FEW_UNITS = 10
-"""With fewer units, all of them may well fire together."""
+"""and if there are at least so many units; fewer may well fire together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +65,8 @@ def fit_caps(recording: Recording, *, chunk_ms: int, percentile: float = 99.5, s
     """
     require(0 < percentile <= 100, "cap_percentile", percentile, "above 0, at most 100")
     counts = chunk_counts(recording, chunk_ms=chunk_ms, split=split)
-    together = (counts > 0).mean(axis=1) > SYNCHRONOUS
+    total = counts.sum(axis=1)
+    together = ((counts > 0).mean(axis=1) > SYNCHRONOUS) & (total > MANY * np.median(total))
     if counts.shape[1] < FEW_UNITS or together.mean() > RARE:
         together[:] = False
     most = np.maximum(np.ceil(np.percentile(counts[~together], percentile, axis=0)), 1.0)

@@ -11,7 +11,7 @@ import torch
 from possm.checkpoint import Decoder
 from possm.data.recording import Recording
 from possm.data.vocabulary import Vocabulary
-from possm.decoders import build_decoder
+from possm.decoders import DECODERS, build_decoder, kind_of
 from possm.errors import ConfigError
 from possm.model.contract import BehaviorConfig, DecoderConfig, DecoderModel
 
@@ -52,8 +52,14 @@ def extend_decoder(
 
     Raises:
         ConfigError: It knows a session already, two recordings are of one session, a behavior has another
-            size in the decoder, or the decoder has no rows of its own for units.
+            size in the decoder, or the decoder is not one that is trained by steps.
     """
+    if DECODERS[kind_of(decoder.config)].fit is not None:
+        raise ConfigError(
+            "this decoder is fitted in one go, not by steps, so there is nothing to adapt",
+            got=kind_of(decoder.config),
+            fix="train it anew on the new sessions",
+        )
     known = [r for r in recordings if r.session_id in decoder.vocabulary.sessions]
     if known and not again:
         raise ConfigError(
@@ -72,11 +78,6 @@ def extend_decoder(
     tables = table_names(config)
     weights = {name for name, _ in model.named_parameters()}
     trained = {name: kind for name, kind in tables.items() if name in weights}
-    if not {"units", "sessions"} <= set(trained.values()):
-        raise ConfigError(
-            "this decoder has no rows for units and sessions, so it cannot be adapted; train it anew",
-            got=type(decoder.model).__name__,
-        )
     rows = {"units": unit_rows, "sessions": session_rows}
     fresh = _copy(decoder.model, model, {name: rows[kind] for name, kind in tables.items()})
     new_units = np.concatenate([vocabulary.unit_rows(recording) for recording in recordings])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,32 +44,44 @@ def make_optimizer(
     model: nn.Module,
     config: OptimConfig,
     *,
+    tables: Iterable[str] = (),
     anchors: Mapping[Any, Tensor] | None = None,
     anchor_decay: float = 0.0,
 ) -> RowAdamW:
-    """AdamW over three groups: the matrices of linear and recurrent layers; tables, whose rows are trained
-    only where a batch has them; and everything else. The latter two are not decayed.
+    """AdamW over four groups: decayed or not, and of both, tables, whose rows change only where a batch has
+    them, and all else.
 
-    Everything else is the latent, norms, biases, and what sets the time constants of a state-space backbone,
-    which decay would pull towards constants nobody chose.
+    Decayed are the matrices of linear and recurrent layers. The rest is embeddings, the latent, norms,
+    biases, and what sets the time constants of a state-space backbone, which decay would pull towards
+    constants nobody chose. Tables are all embeddings, and what is named.
 
     Args:
         model: What is trained; weights that are frozen by now are left out.
         config: Rate and decay.
+        tables: Names of further parameters with a row for each unit or session.
         anchors: Where weights are pulled to, and
         anchor_decay: How much, see `RowAdamW`.
     """
     layers = [module for module in model.modules() if isinstance(module, (nn.Linear, nn.RNNBase))]
     matrices = {id(p) for layer in layers for p in layer.parameters(recurse=False) if p.ndim >= 2}
-    tables = {id(p) for p in tables_of(model)}
+    named = dict(model.named_parameters())
+    by_row = {id(p) for p in tables_of(model)} | {id(named[name]) for name in tables if name in named}
     trained = [p for p in model.parameters() if p.requires_grad]
-    plain = [p for p in trained if id(p) not in matrices | tables]
     groups = [
-        {"params": [p for p in trained if id(p) in matrices], "weight_decay": config.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-        {"params": [p for p in trained if id(p) in tables], "weight_decay": 0.0, "rows": True},
+        {
+            "params": [p for p in trained if (id(p) in matrices, id(p) in by_row) == (decayed, rows)],
+            "weight_decay": config.weight_decay if decayed else 0.0,
+            "rows": rows,
+        }
+        for rows in (False, True)
+        for decayed in (True, False)
     ]
-    return RowAdamW(groups, lr=config.learning_rate, anchors=anchors, anchor_decay=anchor_decay)
+    return RowAdamW(
+        [group for group in groups if group["params"]],
+        lr=config.learning_rate,
+        anchors=anchors,
+        anchor_decay=anchor_decay,
+    )
 
 
 def learning_rate(step: int, total_steps: int, config: OptimConfig) -> float:

@@ -68,7 +68,7 @@ class RowAdamW(torch.optim.AdamW):
 
     def _step_rows(self, table: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         """AdamW (Loshchilov and Hutter 2019, algorithm 2) on the rows that have a gradient."""
-        rows = gradient.ne(0).any(dim=1).nonzero().squeeze(1)
+        rows = gradient.reshape(len(table), -1).ne(0).any(dim=1).nonzero().squeeze(1)
         if not len(rows):
             return
         state = self.state[table]
@@ -80,7 +80,7 @@ class RowAdamW(torch.optim.AdamW):
         first = state["exp_avg"][rows].lerp_(row_gradient, 1 - beta1)
         second = state["exp_avg_sq"][rows].mul_(beta2).addcmul_(row_gradient, row_gradient, value=1 - beta2)
         on_host = rows.to(state["step"].device)
-        steps = (state["step"][on_host] + 1).to(weight).unsqueeze(1)
+        steps = (state["step"][on_host] + 1).to(weight).view(-1, *[1] * (table.ndim - 1))
         if table in self.anchors and self.anchor_decay:
             weight.lerp_(self.anchors[table][rows], lr * self.anchor_decay)
         weight.mul_(1 - lr * group["weight_decay"])

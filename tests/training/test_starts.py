@@ -1,0 +1,116 @@
+"""Where the rows of a new session start: the same electrode, days before, and what there is instead."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+import toys
+from possm.training.finetune import FinetuneConfig, adapted_start
+from possm.training.neighbours import earlier_sessions, find_neighbours
+
+IDS = ("a1", "a2", "b1", "c1")
+DATE = "session.recording_date"
+
+
+def session_of(day, *, electrodes=(1, 1, 2, 3), ids=IDS, subject="M", units=4):
+    """A short recording on an array; `day` None has no date."""
+    made = toys.recording(session=f"{subject}{day}", seconds=20, units=units, seed=hash(str(day)) % 1000)
+    columns = {} if electrodes is None else {"electrode": np.array(electrodes)}
+    attributes = {} if day is None else {DATE: day}
+    return replace(made, subject_id=subject, unit_ids=ids, unit_columns=columns, attributes=attributes)
+
+
+def rows(decoder, recording):
+    return decoder.vocabulary.unit_rows(recording).tolist()
+
+
+def found(decoder, recording):
+    near = find_neighbours(recording, decoder.vocabulary)
+    return near.session, [row.tolist() for row in near.units], near.by_electrode
+
+
+def test_the_nearest_day_before():
+    """Whatever the order of the vocabulary and the form of the date; later days and other animals are out."""
+    known = [
+        session_of("2012-08-02"),
+        session_of("20120710"),
+        session_of("2012-09-05 09:30:00"),
+        session_of("2012-08-19", subject="J"),
+        session_of("2012-08-17T10:00:00"),
+    ]
+    vocabulary = toys.decoder_for(*known).vocabulary
+    today = session_of("2012-08-20")
+    assert earlier_sessions(today, vocabulary) == ["M2012-08-17T10:00:00", "M2012-08-02", "M20120710"]
+    assert earlier_sessions(replace(today, subject_id=None), vocabulary) == []
+    undated = replace(today, attributes={})
+    assert earlier_sessions(undated, vocabulary)[0] == "M2012-08-17T10:00:00"  # the last known
+    assert len(earlier_sessions(undated, vocabulary)) == 4
+
+
+def test_units_of_an_electrode():
+    """One of the same name, else the mean of all on the electrode; a name elsewhere says nothing."""
+    known = session_of("2012-08-01")
+    decoder = toys.decoder_for(known)
+    a1, a2, b1, c1 = rows(decoder, known)
+    today = session_of("2012-08-02", electrodes=(1, 1, 3, 9), ids=("a1", "new", "b1", "c1"))
+    assert found(decoder, today) == (known.session_id, [[a1], [a1, a2], [c1], []], 3)
+
+
+def test_an_electrode_that_was_silent_yesterday():
+    """Its unit of the day before counts, the others are of yesterday."""
+    older, yesterday = session_of("2012-08-01"), session_of("2012-08-02", electrodes=(1, 1, 2, 7))
+    decoder = toys.decoder_for(older, yesterday)
+    a1, a2, b1, _ = rows(decoder, yesterday)
+    old_c1 = rows(decoder, older)[3]
+    assert found(decoder, session_of("2012-08-03"))[1] == [[a1], [a2], [b1], [old_c1]]
+
+
+def test_without_electrodes_the_unit_id():
+    known = session_of("2012-08-01", electrodes=None)
+    decoder = toys.decoder_for(known)
+    a1, _, b1, _ = rows(decoder, known)
+    today = session_of("2012-08-02", ids=("b1", "x", "a1", "y"))
+    assert found(decoder, today) == (known.session_id, [[b1], [], [a1], []], 0)
+
+
+def test_rows_begin_where_they_should():
+    known, other = session_of("2012-08-01"), session_of("2012-08-01", subject="J")
+    decoder = toys.decoder_for(known, other)
+    today = session_of("2012-08-02", electrodes=(2, 1, 3, 9), ids=("b1", "new", "c1", "d1"))
+    start = adapted_start(decoder, [today], FinetuneConfig(start="electrode", window_s=1.0))
+    old, new = decoder.model.state_dict(), start.model.state_dict()
+    a1, a2, b1, c1 = rows(decoder, known)
+    unit, before = new["token.unit.weight"][-4:], old["token.unit.weight"]
+    assert torch.equal(unit[0], before[b1])
+    torch.testing.assert_close(unit[1], (before[a1] + before[a2]) / 2)
+    assert torch.equal(unit[2], before[c1])
+    assert unit[3].abs().max() < 0.1  # N(0, 0.02^2), the others are N(0, 0.2^2)
+    assert torch.equal(new["session.weight"][-1], old["session.weight"][0])
+    counts = {name: n for name, n in start.summary.items() if name.startswith("units_from")}
+    assert counts == {"units_from_electrode": 3, "units_from_id": 0, "units_from_random": 1}
+    assert start.provenance["started_from"] == {today.session_id: known.session_id}
+
+
+def test_a_new_animal_begins_at_random_and_its_session_at_the_mean():
+    decoder = toys.decoder_for(session_of("2012-08-01"), session_of("2012-08-02"))
+    today = session_of("2012-08-03", subject="J")
+    start = adapted_start(decoder, [today], FinetuneConfig(start="electrode", window_s=1.0))
+    new = start.model.state_dict()
+    torch.testing.assert_close(new["session.weight"][2], new["session.weight"][:2].mean(dim=0))
+    assert start.summary["units_from_random"] == 4
+    paper = adapted_start(decoder, [today], FinetuneConfig(start="random", window_s=1.0)).model.state_dict()
+    assert paper["session.weight"][2].abs().max() < 0.1
+    assert torch.equal(paper["token.unit.weight"][-4:], new["token.unit.weight"][-4:])
+
+
+def test_a_checkpoint_remembers_electrodes_and_dates(tmp_path):
+    from possm.checkpoint import load_decoder, save_decoder
+
+    known = session_of("2012-08-01")
+    path = save_decoder(toys.decoder_for(known), tmp_path / "d.safetensors")
+    vocabulary = load_decoder(path).vocabulary
+    assert vocabulary.electrodes == ("", "1", "1", "2", "3")
+    assert vocabulary.dates == {known.session_id: "2012-08-01"}
