@@ -12,6 +12,8 @@ The data comes from `brainsets` (``pip install torch_brain``), which downloads a
     brainsets prepare churchland_shenoy_neural_2012 -c 4       # DANDI 000070: 46 GB, then 25 GB
     brainsets prepare pei_pandarinath_nlb_2021                 # DANDI 000140: MC_Maze, 22 MB
 
+Handwriting and speech come from Dryad: docs/clinical-data.md.
+
 What the paper and its released code say is set as they say it; what they leave open, and where this package
 differs, is said with the setting. In all recipes AdamW stands in for the LAMB of the released code, with the
 same schedule, and targets are scaled by what is measured in each dataset, not by 20, 100, 200 and 800.
@@ -35,21 +37,19 @@ from possm.training.optim import OptimConfig
 
 logger = logging.getLogger(__name__)
 
-VELOCITY = "cursor.vel"
+VELOCITY, CHARACTER, PHONEMES = "cursor.vel", "trials.character", "trials.phonemes"
 RENAME = ("hand.vel=cursor.vel",)
 """MC_Maze has no cursor: what the hand does is decoded as what the cursor does."""
 UNIT_DROPOUT = AugmentConfig(unit_dropout=(60, 300, 1000))
 HALF_CONSTANT = {"warmup": 0.0, "hold": 0.5, "weight_decay": 1e-4}
 CENTER_OUT = {
-    "movement_phases.random_period": 1.0,
     "movement_phases.hold_period": 0.1,
     "movement_phases.reach_period": 5.0,
-    "movement_phases.return_period": 1.0,
     "movement_phases.invalid": 0.1,
     "cursor_outlier_segments": 0.0,
 }
-"""Loss weights of Perich's center-out sessions; those of other tasks are among them."""
-RANDOM_TARGET = {name: w for name, w in CENTER_OUT.items() if "reach" not in name and "return" not in name}
+"""Loss weights in Perich's center-out sessions; those of the random-target ones are among them."""
+RANDOM_TARGET = {"movement_phases.hold_period": 0.1, "cursor_outlier_segments": 0.0}
 SCORED = {
     "center_out": "movement_phases.reach_period",
     "random_target": "movement_phases.random_period",
@@ -194,6 +194,82 @@ def full_finetuning(task: str = "center_out") -> FinetuneConfig:
     return replace(unit_identification(task), mode="full", units_share=0.2, full_rate=0.25)
 
 
+def handwriting() -> TrainConfig:
+    """Characters of imagined handwriting, from scratch: one of 31 in a trial of 1.6 s.
+
+    Data: the nine sessions of Willett et al. 2021 with ten trials of each character, prepared with
+    ``--format willett-handwriting`` (docs/clinical-data.md), one or all of them. Scored causally over the
+    whole trial, trained on windows of 1 s. Cost in the paper: one RTX 8000; its score is not at hand.
+
+    The paper's rate is 1e-5 x 256; 600 or 1000 epochs (which of the two is for this run is not known). How
+    counts became tokens is not published: a bin of count k is one token of multiplicity k here.
+    """
+    return TrainConfig(
+        behavior=(CHARACTER,),
+        decoder=PossmConfig(lead_ms=0),
+        window_s=1.0,
+        batch_size=256,
+        epochs=1000,
+        valid_every=10,
+        optim=OptimConfig(learning_rate=2.56e-3, **HALF_CONSTANT),
+        seed=42,
+    )
+
+
+def handwriting_from_reaching() -> FinetuneConfig:
+    """Imagined handwriting with a decoder that was pretrained on reaching monkeys.
+
+    Data: a decoder of `pretrain`, and sessions as in `handwriting`. New unit and session embeddings and the
+    new readout first, then all weights. The paper's rate is 3.125e-5 x 256; 600 or 1000 epochs of about 10
+    batches. Its score is not at hand; cost as `handwriting`.
+    """
+    return FinetuneConfig(
+        mode="full",
+        behavior=(CHARACTER,),
+        scaling="own",
+        cap_percentile=None,
+        steps=6000,
+        window_s=1.0,
+        batch_size=256,
+        optim=OptimConfig(learning_rate=8e-3, **HALF_CONSTANT),
+        seed=42,
+    )
+
+
+def speech(*, offline: bool = False) -> TrainConfig:
+    """Phonemes of attempted speech, 24 days at once.
+
+    Data: Willett et al. 2023, prepared with ``--format willett-speech`` (docs/clinical-data.md). Phoneme
+    error rate on the test partition, without a language model; the score is not at hand. Cost in the paper:
+    one A100 of 80 GB.
+
+    Published: normalized counts as values, four latents in a bin of 20 ms, one layer of self-attention of two
+    heads, width 64, a strided convolution, batch 16. Five layers of 1024 with a layer for every day make the
+    published 32 M parameters, twice as wide in two directions the published 86 M. Open: rate and schedule
+    (cross-validated there), kernel and stride (the input of the baseline had these), epochs. The first of
+    the paper's two phases, in which counts are reconstructed, is a run of its own.
+
+    Args:
+        offline: Two directions, as in the paper's appendix: better, but nothing for a stream.
+    """
+    decoder = PossmConfig(
+        chunk_ms=20,
+        backbone="bigru" if offline else "gru",
+        inputs=("counts",),
+        num_latents=4,
+        latent_layers=1,
+        hidden=2048 if offline else 1024,
+        num_layers=5,
+        day_layer=True,
+        sequence_kernel=14,
+        sequence_stride=4,
+    )
+    optim = OptimConfig(learning_rate=1e-3)
+    return TrainConfig(
+        behavior=(PHONEMES,), decoder=decoder, batch_size=16, epochs=100, valid_every=2, optim=optim, seed=42
+    )
+
+
 def _weights(task: str) -> dict[str, float]:
     weights = {"center_out": CENTER_OUT, "random_target": RANDOM_TARGET}
     if task not in weights:
@@ -205,6 +281,9 @@ TRAINING: dict[str, Callable[[], TrainConfig]] = {
     "single-co": single_session,
     "single-rt": partial(single_session, "random_target"),
     "pretrain": pretrain,
+    "handwriting": handwriting,
+    "speech": speech,
+    "speech-offline": partial(speech, offline=True),
 }
 """What `possm train --recipe` takes."""
 FINETUNING: dict[str, Callable[[], FinetuneConfig]] = {
@@ -212,6 +291,7 @@ FINETUNING: dict[str, Callable[[], FinetuneConfig]] = {
     "units-rt": partial(unit_identification, "random_target"),
     "full-co": full_finetuning,
     "full-rt": partial(full_finetuning, "random_target"),
+    "handwriting": handwriting_from_reaching,
 }
 """What `possm finetune --recipe` takes."""
 
