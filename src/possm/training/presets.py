@@ -13,6 +13,8 @@ from typing import Any
 
 from possm.baselines.kalman_decoder import KalmanConfig
 from possm.baselines.mlp import MlpConfig
+from possm.baselines.ndt2 import Ndt2Config
+from possm.baselines.poyo import PoyoConfig
 from possm.baselines.recurrent import RecurrentConfig
 from possm.baselines.wiener_decoder import WienerDecoderConfig
 from possm.model.contract import DecoderConfig
@@ -50,6 +52,8 @@ PRESETS: dict[str, Preset] = {
     "possm-gru": _possm("gru"),
     "possm-s4d": _possm("s4d", learning_rate=1e-3),
     "possm-mamba": _possm("mamba", learning_rate=1e-3),
+    "poyo": partial(_preset, decoder=PoyoConfig, batch_size=6),
+    "ndt2": partial(_preset, decoder=Ndt2Config, optim={"learning_rate": 1e-3}),
     "gru": _counts("gru", optim={"learning_rate": 2e-3}),
     "s4d": _counts("s4d", optim={"learning_rate": 1e-3}),
     "mamba": _counts("mamba", optim={"learning_rate": 1e-3}),
