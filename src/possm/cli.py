@@ -297,7 +297,8 @@ def _train(decoder_name: str = "", recipe_name: str = "") -> Callable[..., None]
             raise
         for name, value in result.summary.items():
             print(f"{name:<16} {value:.4g}")
-        print(f"decoder          {result.path}")
+        if result.summary:  # of several processes the first has one
+            print(f"decoder          {result.path}")
 
     return train
 
@@ -737,9 +738,11 @@ def _metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def _progress_bar() -> "Callable[[Progress], None]":
-    """A bar on a terminal; elsewhere one line per validation."""
+    """A bar on a terminal; elsewhere one line per validation. Of several processes the first speaks."""
     from tqdm import tqdm
 
+    if int(os.environ.get("RANK", 0)):
+        return lambda progress: None
     if not sys.stderr.isatty():
         return _progress_lines
     bar: tqdm = tqdm(unit="step", leave=False)

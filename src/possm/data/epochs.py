@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
-from possm.batch import Batch
+from possm.batch import Batch, Targets
 from possm.config import require
 from possm.data.chunks import Sample, collate
 from possm.data.loader import SampleMaker
@@ -62,8 +62,9 @@ class TrainingSet:
         """One batch of one epoch, as numpy."""
         windows, (rank, parts) = self._epoch(epoch), self.part
         places = range(number * self.batch_size, min((number + 1) * self.batch_size, len(windows)))
-        mine = places[rank::parts] or places[:1]  # every process has a share in every step
-        return collate([self._sample(windows[place], epoch, place) for place in mine])
+        mine = places[rank::parts] or places[:1]  # every process takes part in every step
+        batch = collate([self._sample(windows[place], epoch, place) for place in mine])
+        return batch if len(places[rank::parts]) else _silent(batch)
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """All batches of an epoch."""
@@ -90,3 +91,13 @@ class TrainingSet:
     def _windows(self) -> dict[int, list[Window]]:
         """Those of the epoch that was asked for last."""
         return {}
+
+
+def _silent(batch: Batch) -> Batch:
+    """The batch with no weight in the loss."""
+    targets = {
+        name: replace(targets, weights=np.zeros_like(targets.weights))
+        for name, targets in batch.targets.items()
+        if isinstance(targets, Targets)
+    }
+    return replace(batch, targets=targets)

@@ -27,6 +27,7 @@ from possm.data.scaling import Scaling
 from possm.errors import ConfigError
 from possm.model.tokens import BLANK
 from possm.training.config import Progress, TrainResult
+from possm.training.distributed import joined
 from possm.training.extend import Extended, extend_decoder
 from possm.training.finetune_config import FinetuneConfig
 from possm.training.lora import make_low_rank
@@ -62,7 +63,8 @@ def finetune(
             shorter than a window, or longer than the recording; the folder holds a run of other settings.
     """
     keep_freed_memory()
-    return Run(adapted_start(decoder, recordings, config), Path(out)).run(progress)
+    with joined(config.device) as processes:
+        return Run(adapted_start(decoder, recordings, config), Path(out), processes).run(progress)
 
 
 def adapted_start(decoder: Decoder, recordings: Sequence[Recording], config: FinetuneConfig) -> Start:

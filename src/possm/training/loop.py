@@ -14,6 +14,7 @@ from pathlib import Path
 from possm.data.recording import Recording
 from possm.training.closed import fit_closed_form, is_closed_form
 from possm.training.config import Progress, TrainConfig, TrainResult
+from possm.training.distributed import joined
 from possm.training.memory import keep_freed_memory
 from possm.training.preflight import gather
 from possm.training.run import Run
@@ -45,4 +46,5 @@ def train(
     recordings = gather(recordings, config)
     if is_closed_form(config):
         return fit_closed_form(recordings, config, Path(out), progress=progress)
-    return Run(fresh_start(recordings, config), Path(out)).run(progress)
+    with joined(config.device) as processes:
+        return Run(fresh_start(recordings, config), Path(out), processes).run(progress)

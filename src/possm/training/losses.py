@@ -71,10 +71,34 @@ def total_loss(
     *,
     kinds: Mapping[str, str],
     behavior_weights: Mapping[str, float],
+    shares: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
-    """The sum over behaviors of their loss times their weight (1 unless given): a scalar."""
+    """The sum over behaviors of their loss times their weight (1 unless given): a scalar.
+
+    Args:
+        answers: By behavior.
+        batch: With the targets.
+        kinds: Of readout, by behavior.
+        behavior_weights: By behavior.
+        shares: What else to multiply with, where several processes make a batch (`Processes.shares`).
+    """
+    shares = shares or {}
     parts = [
-        behavior_weights.get(name, 1.0) * LOSSES[kinds[name]](answer, batch.targets[name])
+        behavior_weights.get(name, 1.0)
+        * shares.get(name, 1.0)
+        * LOSSES[kinds[name]](answer, batch.targets[name])
         for name, answer in answers.items()
     ]
     return torch.stack(parts).sum()
+
+
+def loss_weights(batch: Batch) -> dict[str, Tensor]:
+    """By behavior, the number that its loss in this batch is a mean over: a scalar each."""
+    return {
+        name: (
+            targets.lengths[targets.frames > 0].sum()
+            if isinstance(targets, SequenceTargets)
+            else targets.weights.sum()
+        )
+        for name, targets in batch.targets.items()
+    }

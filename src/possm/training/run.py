@@ -31,9 +31,10 @@ from possm.training.config import (
     Progress,
     TrainResult,
 )
+from possm.training.distributed import Processes
 from possm.training.extend import table_names
 from possm.training.lora import merged
-from possm.training.losses import total_loss
+from possm.training.losses import loss_weights, total_loss
 from possm.training.memory import peak_memory_mb
 from possm.training.optim import learning_rate, make_optimizer, update_average
 from possm.training.reconstruct import reconstruct
@@ -52,7 +53,8 @@ PROGRESS = ("epoch", "step", "windows", "best_score", "best_epoch", "measure", "
 class Run:
     """The moving parts of one run."""
 
-    def __init__(self, start: Start, out: Path) -> None:
+    def __init__(self, start: Start, out: Path, processes: Processes | None = None) -> None:
+        self.processes = processes or Processes()
         self.begin, self.recordings, self.out = start, start.recordings, out
         self.config = config = start.config
         self.vocabulary = start.vocabulary
@@ -87,7 +89,7 @@ class Run:
             allow_missing=config.allow_missing_behaviors,
             augment=config.augment,
         )
-        self.training_set = training_set(self.maker, config)
+        self.training_set = training_set(self.maker, config, part=self.processes.part)
         self.workers = Workers(self.training_set, 0)
         steps = self.training_set.num_batches
         self.epochs = max(config.epochs or math.ceil(start.steps / steps), len(start.phases))
@@ -101,6 +103,7 @@ class Run:
         self.started, self.started_cpu = time.perf_counter(), time.process_time()
         self.metrics: list[dict[str, Any]] = []
         self.epoch_loss: float | None = None
+        self.parallel: tuple[Phase, torch.nn.Module] | None = None
 
     def restore(self) -> None:
         """Go on where this folder's run stopped, if there is one."""
@@ -110,7 +113,10 @@ class Run:
             for name in PROGRESS:
                 setattr(self, name, saved.progress.get(name, getattr(self, name)))
             logger.info("resumed %s at epoch %d", self.out, self.epoch)
-        _write(self.out / "config.json", json.dumps(to_json(self.config), indent=1))
+        if self.processes.rank:  # dropout of its own; the first process goes on with what was saved
+            torch.manual_seed(1_000_003 * self.processes.rank + self.config.seed + self.epoch)
+        if self.processes.first:
+            _write(self.out / "config.json", json.dumps(to_json(self.config), indent=1))
 
     @property
     def done(self) -> bool:
@@ -148,9 +154,14 @@ class Run:
 
     def train_epoch(self, progress: Callable[[Progress], None] | None) -> None:
         """One pass over the training intervals."""
-        phase = self._phase()
+        config, phase = self.config, self._phase()
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(phase.trained is None or name in phase.trained)
+        if self.parallel is None or self.parallel[0] is not phase:
+            all_used = not config.allow_missing_behaviors and set(config.behavior) == set(
+                config.decoder.behaviors
+            )
+            self.parallel = phase, self.processes.parallel(self.model, all_used=all_used)
         self.model.train()
         losses = []
         for batch in self._batches():
@@ -163,7 +174,7 @@ class Run:
     def validate(self, progress: Callable[[Progress], None] | None) -> None:
         """Score the averaged weights, keep the best, write everything down."""
         decoder = self._decoder(self.average.eval())
-        rows = self._scores(decoder)
+        rows = self.processes.agree(self._scores(decoder) if self.processes.first else [])
         valid_score, measure = float(np.mean([row.value for row in rows])), measure_of(rows)
         if math.isnan(valid_score):
             undefined = [f"{row.session}, {row.behavior}" for row in rows if math.isnan(row.value)]
@@ -176,7 +187,8 @@ class Run:
         if valid_score > self.best_score:
             self.best_score, self.best_epoch = valid_score, self.epoch
             self.best.load_state_dict(self.average.state_dict())
-            save_decoder(self._best(), self.out / "decoder.safetensors")
+            if self.processes.first:
+                save_decoder(self._best(), self.out / "decoder.safetensors")
         now = time.perf_counter()
         self.wall_s, self.started = self.wall_s + now - self.started, now
         cpu = time.process_time()
@@ -186,16 +198,19 @@ class Run:
         row |= {"learning_rate": self._rate(max(0, self.step - 1)), "wall_s": self.wall_s}
         row |= {f"valid_{r.measure}/{r.session}/{r.behavior}": r.value for r in rows}
         self.metrics.append(row)
-        self._save()
+        if self.processes.first:
+            self._save()
         if progress is not None:
             progress(self._progress(math.nan if self.epoch_loss is None else self.epoch_loss, valid_score))
 
     def finish(self) -> TrainResult:
         """Write the summary; the same command run again finds the run complete and changes nothing."""
-        decoder = self._best()
+        decoder, path = self._best(), self.out / "decoder.safetensors"
+        if not self.processes.first:
+            return TrainResult(decoder, path, {})
         unit_map = self.begin.unit_map or fit_unit_map(decoder, self.recordings)
         decoder = replace(decoder, unit_map=unit_map)
-        path = save_decoder(decoder, self.out / "decoder.safetensors")
+        save_decoder(decoder, path)
         summary = {
             f"best_valid_{self.measure}": self.best_score,
             "wall_s": self.wall_s,
@@ -214,14 +229,15 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = rate if group["rows"] else rate * others
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16()):
-            answers, _ = self.model(batch)
+            answers, _ = self.parallel[1](batch) if self.parallel else self.model(batch)
         loss = total_loss(
             {name: answer.float() for name, answer in answers.items()},
             batch,
             kinds={name: b.readout for name, b in self.config.decoder.behaviors.items()},
             behavior_weights=self.config.behavior_weights,
+            shares=self.processes.shares(loss_weights(batch)),
         )
-        value = float(loss.detach())
+        value = self.processes.mean(loss)
         if not math.isfinite(value):
             raise ConfigError(
                 "the training loss is no longer a number",
@@ -236,7 +252,7 @@ class Run:
         self.optimizer.step()
         update_average(self.average, self.model, self.step, self.config.optim)
         self.step += 1
-        self.windows += len(batch.session)
+        self.windows += len(batch.session) * self.processes.size
         return value
 
     def _batches(self) -> Iterator[Batch]:

@@ -47,8 +47,10 @@ def check_sequence(recordings: Sequence[Recording], behavior: str, decoder: Deco
         usable_transcripts(recording, behavior, symbols, clock, split="train")
 
 
-def training_set(maker: SampleMaker, config: TrainConfig) -> TrainingSet | SentenceSet:
-    """Random windows, or whole trials where a sequence is decoded.
+def training_set(
+    maker: SampleMaker, config: TrainConfig, *, part: tuple[int, int] = (0, 1)
+) -> TrainingSet | SentenceSet:
+    """Random windows, or whole trials where a sequence is decoded; of every batch the given part only.
 
     Raises:
         ConfigError: Two sequences are to be decoded: their trials could differ.
@@ -56,7 +58,7 @@ def training_set(maker: SampleMaker, config: TrainConfig) -> TrainingSet | Sente
     behaviors = {name: config.decoder.behaviors[name] for name in config.behavior}
     sequences = [name for name, behavior in behaviors.items() if behavior.readout == "sequence"]
     require(len(sequences) < 2, "behavior", sequences, "one sequence at most")
-    common = {"maker": maker, "batch_size": config.batch_size, "seed": config.seed}
+    common = {"maker": maker, "batch_size": config.batch_size, "seed": config.seed, "part": part}
     if not sequences:
         return TrainingSet(window_s=config.window_s, balance=config.balance, **common)  # type: ignore[arg-type]
     clock = FrameClock(config.decoder.chunk_ms, config.decoder.frame_chunks)
