@@ -178,7 +178,7 @@ def test_a_brainsets_file_opens_as_it_is(tmp_path: Path, caplog: pytest.LogCaptu
         assert (recording.session_id, recording.subject_id) == ("indy_20160407", None)
         assert recording.unit_ids == ("M1 001/sorted_01", "M1 001/sorted_02")
         assert set(recording.unit_columns) == {"unit_number"}
-        assert set(recording.signals) == {"cursor.pos", "cursor.speed"}  # no integers, no waveforms
+        assert set(recording.signals) == {"cursor.pos", "cursor.speed", "cursor.state"}  # no waveforms
         assert recording.behavior("cursor.pos").times_s.tolist() == [10 + k / 4 for k in range(12)]
         assert recording.behavior("cursor.speed").slice(10.5, 11.0).values.tolist() == [[2.0], [3.0]]
         assert np.isnan(recording.behavior("cursor.pos").slice(10.75, 11).values).all()

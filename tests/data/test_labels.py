@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from possm.data.formats import load_recording, write_hdf5
 from possm.data.intervals import Intervals
 from possm.data.labels import (
     TrialClasses,
@@ -34,7 +35,7 @@ RECORDING = trial_recording(trials=12)
         (np.array([[1], [2]]), ["1", "2"]),
         (np.array(["a ", "", "?"]), ["a", "", "?"]),
         (np.array([b"up", b"down"]), ["up", "down"]),
-        (np.array([True, False]), ["True", "False"]),
+        (np.array([True, False]), ["1", "0"]),
     ],
 )
 def test_numbers_and_strings_are_labels(values, wanted):
@@ -68,6 +69,16 @@ def test_a_category_is_a_column_or_a_signal_of_whole_numbers():
     assert not is_category(recording, "x.y") and not is_category(recording, "trials.nothing")
     with pytest.raises(RecordingError, match=r"(?s)no behavior 'trials.nothing'.*state.sleep.*trials.target"):
         labelled_trials(recording, "trials.nothing")
+
+
+def test_a_signal_of_whole_numbers_comes_back_from_a_file(tmp_path):
+    state = Signal(np.arange(400)[:, None] // 100, rate_hz=10.0)
+    write_hdf5(replace(RECORDING, signals={"brain.state": state}), tmp_path / "r.h5")
+    with load_recording(tmp_path / "r.h5") as read:
+        assert is_category(read, "brain.state")
+        np.testing.assert_array_equal(read.behavior("brain.state").values[:], state.values)
+    loaded = load_recording(tmp_path / "r.h5", lazy=False)
+    assert class_names(as_labels(loaded.behavior("brain.state").values)) == ("0", "1", "2", "3")
 
 
 def test_trials_of_no_length_are_refused():

@@ -78,7 +78,9 @@ def as_labels(values: np.ndarray) -> np.ndarray:
     if values.dtype.kind == "f":
         written = [np.format_float_positional(v, trim="-") if np.isfinite(v) else UNLABELLED for v in values]
         return np.array(written, np.str_)
-    if values.dtype.kind not in "iubU":
+    if values.dtype.kind == "b":
+        values = values.astype(np.int64)
+    if values.dtype.kind not in "iuU":
         raise RecordingError("labels are numbers or strings", got=f"values of type {values.dtype}")
     return np.char.strip(values.astype(np.str_))
 

@@ -122,7 +122,8 @@ def _clock(group: h5py.Group, rows: int) -> tuple[float, float]:
 
 
 def read_signals(file: h5py.File) -> Iterator[tuple[str, Signal]]:
-    """Every float dataset with one or two axes in a time series, as ``group.dataset``."""
+    """Every dataset of numbers with one or two axes in a time series, as ``group.dataset``; one of whole
+    numbers can be decoded as a category (`possm.data.labels`)."""
     for prefix, group in groups_in(file):
         kind = kind_of(group)
         if kind not in ("RegularTimeSeries", "IrregularTimeSeries"):
@@ -142,7 +143,7 @@ def read_signals(file: h5py.File) -> Iterator[tuple[str, Signal]]:
 def _is_signal(name: str, dataset: object) -> bool:
     if not isinstance(dataset, h5py.Dataset) or name in ("timestamps", "timestamp_indices_1s"):
         return False
-    return dataset.dtype.kind == "f" and dataset.ndim in (1, 2)
+    return dataset.dtype.kind in "fiu" and dataset.ndim in (1, 2)
 
 
 class Column:
