@@ -49,7 +49,7 @@ class Processes:
 
         Args:
             model: Whose parameters that require a gradient are trained.
-            all_used: Whether every batch uses all of them; in one that lacks a behavior, its readout has none.
+            all_used: Whether every batch uses all; in one that lacks a behavior, its readout has none.
         """
         if self.size == 1 or not any(p.requires_grad for p in model.parameters()):
             return model
