@@ -135,7 +135,7 @@ def targets_config(name: str, seed: int, epochs: int) -> TrainConfig:
         batch_size=32,
         epochs=epochs,
         optim=OptimConfig(learning_rate=4e-3),
-        augment=AugmentConfig(min_units_kept=0.5, token_dropout=0.2),
+        augment=AugmentConfig(token_dropout=0.1),
         evaluate_within=WINDOWS[350],
         seed=seed,
     )
