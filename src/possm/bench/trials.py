@@ -212,10 +212,9 @@ def _job(trial: Trial, steps: int | None) -> Job:
 
 def _budgeted(config: TrainConfig, recording: Recording, steps: int | None) -> TrainConfig:
     """As many epochs as make these steps."""
-    from possm.data.windows import random_windows
+    from possm.data.windows import count_windows
 
     if steps is None:
         return config
-    windows = random_windows([recording], "train", config.window_s, np.random.default_rng(0))
-    per_epoch = math.ceil(len(windows) / config.batch_size)
+    per_epoch = math.ceil(count_windows([recording], "train", config.window_s) / config.batch_size)
     return replace(config, epochs=math.ceil(steps / max(1, per_epoch)))
