@@ -126,7 +126,8 @@ def _speller(config: SpeechRelease, findings: Findings) -> Speller | None:
 
 
 def _trials(sentences: Sequence[Sentence], spell: Speller | None, findings: Findings) -> Intervals:
-    phonemes, unknown = [], []
+    phonemes: list[str] = []
+    unknown: list[str] = []
     for one in sentences:
         said, missing = spell(clean_text(one.text)) if spell is not None else ((), ())
         phonemes.append("" if missing else join_phonemes(said))
