@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from possm.evaluation.answers import TrialAnswers
-from possm.evaluation.figures import DPI, TRUE, WIDTH
+from possm.evaluation.figures import DECODED, TRUE, WIDTH
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 MAX_TRIALS = 6  # trials whose probabilities are drawn
 NUMBERED = 16  # classes up to which numbers stand in the cells of a confusion matrix
-
-__all__ = ["DPI", "confusion_figure", "evolving_figure", "probabilities_figure", "shown_trials"]
 
 
 def shown_trials(answers: TrialAnswers) -> np.ndarray:
@@ -89,23 +87,32 @@ def evolving_figure(all_answers: Sequence[TrialAnswers]) -> Figure:
 
 
 def confusion_figure(answers: TrialAnswers) -> Figure:
-    """True class by row, decided class by column; colours by share of the row, numbers are trials."""
+    """True class by row, decided class by column, and beside it the accuracy in each class.
+
+    Colours are by share of the row; numbers, where they fit, are trials.
+    """
     table, classes = answers.confusion(), answers.classes
     share = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
-    figure = _figure(1.4 + 0.24 * max(6, len(classes)))
-    axes = figure.add_subplot()
-    image = axes.imshow(share, vmin=0, vmax=1, cmap="Blues")
-    axes.grid(visible=False)
-    _class_ticks(axes, classes, only=range(len(classes)))
-    axes.set_xticks(range(len(classes)), classes, fontsize=8, rotation=90 if len(classes) > NUMBERED else 0)
-    axes.set_xlabel("decided")
-    axes.set_ylabel("true")
+    figure = _figure(1.6 + 0.26 * max(8, len(classes)))
+    matrix, bars = figure.subplots(1, 2, width_ratios=(2, 1))
+    image = matrix.imshow(share, vmin=0, vmax=1, cmap="Blues", aspect="auto")
+    matrix.grid(visible=False)
+    _class_ticks(matrix, classes, only=range(len(classes)))
+    long = max(len(name) for name in classes) > 3 or len(classes) > NUMBERED
+    matrix.set_xticks(range(len(classes)), classes, fontsize=8, rotation=90 if long else 0)
+    matrix.set_xlabel("decided")
+    matrix.set_ylabel("true")
     if len(classes) <= NUMBERED:
         for (row, column), number in np.ndenumerate(table):
             if number:
                 colour = "white" if share[row, column] > 0.5 else TRUE
-                axes.text(column, row, str(number), ha="center", va="center", fontsize=8, color=colour)
-    figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
+                matrix.text(column, row, str(number), ha="center", va="center", fontsize=8, color=colour)
+    figure.colorbar(image, ax=matrix, label="share of the true class")
+    bars.barh(range(len(classes)), 100 * np.diag(share), color=DECODED)
+    bars.set_ylim(len(classes) - 0.5, -0.5)
+    bars.set_xlim(0, 101)
+    bars.set_xlabel("accuracy in the class (%)")
+    _class_ticks(bars, classes, only=range(len(classes)))
     return figure
 
 
