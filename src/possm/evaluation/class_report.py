@@ -71,7 +71,10 @@ def class_sections(answers: Sequence[TrialAnswers]) -> Iterator[str]:
                 f"trials of {len(one.trials)}, evenly spread over the session; lines frame the true class."
             )
             yield _image(class_figures.probabilities_figure(one), "Class probabilities", note)
-            note = f"{one.session}: true class by row, decided class by column; numbers are trials. Beside it, each class."
+            note = (
+                f"{one.session}: true class by row, decided class by column; numbers are trials. Beside it, "
+                "the accuracy in each class."
+            )
             yield _image(class_figures.confusion_figure(one), "Confusion matrix", note)
         if len(mine) > MAX_SESSIONS:
             yield f"<p class=note>The first {MAX_SESSIONS} of {len(mine)} sessions are drawn.</p>"
