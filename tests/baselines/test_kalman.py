@@ -11,13 +11,14 @@ import toys
 from possm.baselines.fitted import FitInputs
 from possm.baselines.grid import chunk_series
 from possm.baselines.kalman import (
+    SCHEDULE,
     Kalman,
     KalmanGrid,
     Series,
     fit_kalman,
     run_filters,
+    schedule,
     states,
-    steady_gain,
     summed_counts,
 )
 from possm.baselines.kalman_decoder import KalmanConfig, fit_kalman_decoder
@@ -45,11 +46,12 @@ def linear_system(*, length=6000, units=6, seed=0):
     return Series(counts, behavior, np.zeros(length, np.int64), train, ~train), mixing
 
 
-def textbook(counts, *, step, drift, observe, noise):
-    """Predict, update; nothing steady about it."""
-    state, spread, path = np.zeros(len(step)), drift.copy(), []
-    for seen in counts:
-        state, spread = step @ state, step @ spread @ step.T + drift
+def textbook(counts, *, step, drift, observe, noise, prior):
+    """Predict, update."""
+    state, spread, path = np.zeros(len(step)), prior, []
+    for number, seen in enumerate(counts):
+        if number:
+            state, spread = step @ state, step @ spread @ step.T + drift
         gain = spread @ observe.T @ np.linalg.inv(observe @ spread @ observe.T + noise)
         state = state + gain @ (seen - observe @ state)
         spread = (np.eye(len(step)) - gain @ observe) @ spread
@@ -57,24 +59,42 @@ def textbook(counts, *, step, drift, observe, noise):
     return np.array(path)
 
 
-def test_it_is_the_textbook_filter_once_that_is_steady():
+TRUTH = {"step": 0.95 * np.eye(2), "drift": 0.09 * np.eye(2), "prior": 0.9 * np.eye(2)}
+
+
+def run(spread, transition, evidence, series):
+    """One filter over a series."""
+    seen = (series.counts @ evidence.T)[:, None]
+    return run_filters(spread[None], transition[None], seen, series.stretch)[:, 0]
+
+
+def test_it_is_the_textbook_filter():
+    """From the first chunk on, and where the covariance is taken as steady."""
+    series, mixing = linear_system()
+    evidence = mixing.T / 4.0
+    spread, transition = schedule(**TRUTH, information=evidence @ mixing)
+    wanted = textbook(series.counts, **TRUTH, observe=mixing, noise=4 * np.eye(6))
+    np.testing.assert_allclose(run(spread, transition, evidence, series), wanted, atol=1e-9)
+
+
+def test_fitted_it_is_nearly_the_filter_of_the_truth():
     series, mixing = linear_system()
     fit = fit_kalman(series, ONE)
-    got = run_filters(fit.transition[None], (series.counts @ fit.gain.T)[:, None], series.stretch)[:, 0]
-    truth = {"step": 0.95 * np.eye(2), "drift": 0.09 * np.eye(2), "observe": mixing, "noise": 4 * np.eye(6)}
-    wanted = textbook(series.counts, **truth)
-    np.testing.assert_allclose(got[100:], wanted[100:], atol=0.15)  # of numbers of size 1; fitted, not told
-    assert np.corrcoef(got[100:, 0], wanted[100:, 0])[0, 1] > 0.999
+    got = run(fit.spread, fit.transition, fit.evidence, series)
+    wanted = textbook(series.counts, **TRUTH, observe=mixing, noise=4 * np.eye(6))
+    np.testing.assert_allclose(got, wanted, atol=0.15)  # of numbers of size 1
+    assert np.corrcoef(got[:, 0], wanted[:, 0])[0, 1] > 0.999
 
 
-def test_steady_gain_solves_the_riccati_equation():
+def test_the_steady_state_solves_the_riccati_equation():
     rng = np.random.default_rng(0)
     step = 0.4 * rng.standard_normal((4, 4))
     drift, information = (m @ m.T for m in (rng.standard_normal((4, 4)), rng.standard_normal((4, 4))))
-    after = steady_gain(step, drift, information)
-    before = step @ after @ step.T + drift
-    np.testing.assert_allclose(np.linalg.inv(np.linalg.inv(before) + information), after, rtol=1e-6)
-    np.testing.assert_allclose(after, after.T)
+    spread, transition = schedule(step, drift, information, 5 * np.eye(4))
+    before = step @ spread[-1] @ step.T + drift
+    np.testing.assert_allclose(np.linalg.inv(np.linalg.inv(before) + information), spread[-1], rtol=1e-6)
+    assert len(spread) == len(transition) == SCHEDULE
+    assert np.abs(np.linalg.eigvals(transition[-1])).max() < 1
 
 
 def test_states_hold_neighbours_in_time_and_stop_at_cuts():
@@ -96,9 +116,11 @@ def test_counts_are_summed_within_a_stretch():
 
 
 def test_filters_start_anew_in_every_stretch():
-    drive = np.ones((5, 1, 1))
-    path = run_filters(np.full((1, 1, 1), 0.5), drive, np.array([0, 0, 0, 1, 1]))
-    np.testing.assert_allclose(path[:, 0, 0], [1, 1.5, 1.75, 1, 1.5])
+    """x = M x + P y with M = 1/2, and P = 3 for the first chunk, 1 later."""
+    spread, transition = np.ones((1, 4, 1, 1)), np.full((1, 4, 1, 1), 0.5)
+    spread[0, 0] = 3
+    path = run_filters(spread, transition, np.ones((7, 1, 1)), np.array([0, 0, 0, 0, 0, 1, 1]))
+    np.testing.assert_allclose(path[:, 0, 0], [3, 2.5, 2.25, 2.125, 2.0625, 3, 2.5])
 
 
 def test_settings_are_chosen_by_validation():
@@ -141,8 +163,8 @@ def test_the_decoder_runs_the_fitted_filter():
     )
     series, mean = chunk_series(recording, decoder.config, inputs)
     fit: Kalman = fit_kalman(series, decoder.config.grid)
-    drive = summed_counts(series, fit.width) @ fit.gain.T
-    path = run_filters(fit.transition[None], drive[:, None], series.stretch)[:, 0]
+    summed = replace(series, counts=summed_counts(series, fit.width))
+    path = run(fit.spread, fit.transition, fit.evidence, summed)
     middle_s = (np.arange(len(path)) + 1.5) * 0.05  # of what chunk 0, 1, ... are asked for
     keep = middle_s < 39.9
     got = decode(decoder, recording, Intervals.of([(0.0, 40.0)]), times_s={"vel": middle_s[keep]})["vel"]
@@ -156,7 +178,7 @@ def test_the_slope_helps_within_a_chunk():
     decoder = fitted(recording, chunk_ms=250, lead_ms=0)
     straight = evaluate(decoder, recording)[0][0].r2
     decoder.model.readout[:, :, 2:] = 0
-    assert straight > evaluate(decoder, recording)[0][0].r2 + 0.01
+    assert straight > evaluate(decoder, recording)[0][0].r2 + 0.005
 
 
 def test_sessions_keep_to_themselves():
@@ -178,6 +200,22 @@ def test_a_behavior_slower_than_the_chunks_is_interpolated():
     signal = Signal(recording.behavior("vel").values[rows], timestamps_s=rows / 100)
     slow = replace(recording, signals={"vel": signal})
     assert evaluate(fitted(slow), slow)[0][0].r2 > 0.75
+
+
+def test_nothing_is_asked_beyond_a_cut():
+    """The last chunk of a stretch answers for what comes after it, which is another stretch's."""
+    starts_s = np.arange(0.0, 40.0, 2.0)
+    recording = replace(toys.recording(bin_ms=50), domain=Intervals.of([(s, s + 2.0) for s in starts_s]))
+    inputs = FitInputs(
+        recordings=[recording],
+        vocabulary=Vocabulary.of([recording]),
+        scaling_of=lambda session: {"vel": Scaling.fit([recording], "vel")},
+    )
+    config = KalmanConfig(behaviors={"vel": BehaviorConfig(num_dimensions=2)})
+    series, _ = chunk_series(recording, config, inputs)
+    assert np.flatnonzero(np.isnan(series.behavior[:, 0])).tolist() == list(range(39, 800, 40))
+    at_once, _ = chunk_series(recording, replace(config, lead_ms=0), inputs)
+    assert np.isfinite(at_once.behavior).all()
 
 
 def test_too_short_to_fit():

@@ -27,6 +27,8 @@ def chunk_series(recording: Recording, config: DecoderConfig, inputs: FitInputs)
     each = [_per_chunk(recording.behavior(name), edges_s, scaling[name].apply) for name in config.behaviors]
     behavior = np.concatenate(each, axis=1)
     middle_s = (edges_s[:-1] + edges_s[1:]) / 2
+    stretch = _stretches(recording, (bins.edges_s[:-1] + bins.edges_s[1:]) / 2)
+    behavior[_stretches(recording, middle_s) != stretch] = np.nan  # asked for beyond a cut: of no chunk
     known = np.isfinite(behavior).all(axis=1)
     parts = {}
     for split in ("train", "valid"):
@@ -39,7 +41,6 @@ def chunk_series(recording: Recording, config: DecoderConfig, inputs: FitInputs)
                 f"no chunk of the {split} split has a value of {names}", about=recording.name, got="0 chunks"
             )
     mean = behavior[parts["train"] & known].mean(axis=0)
-    stretch = _stretches(recording, bins.edges_s)
     return Series(counts, behavior - mean, stretch, parts["train"], parts["valid"]), mean
 
 
@@ -73,8 +74,7 @@ def _bridge(values: np.ndarray, longest: int) -> None:
         values[rows, column] = np.interp(rows, known, values[known, column])
 
 
-def _stretches(recording: Recording, edges_s: np.ndarray) -> np.ndarray:
-    """(T,) which interval of the domain holds the middle of each bin; -1 is none."""
-    middle_s = (edges_s[:-1] + edges_s[1:]) / 2
-    stretch = np.searchsorted(recording.domain.start_s, middle_s, side="right") - 1
-    return np.where(recording.domain.contains(middle_s), stretch, -1)
+def _stretches(recording: Recording, times_s: np.ndarray) -> np.ndarray:
+    """(T,) which interval of the domain holds each time; -1 is none."""
+    stretch = np.searchsorted(recording.domain.start_s, times_s, side="right") - 1
+    return np.where(recording.domain.contains(times_s), stretch, -1)

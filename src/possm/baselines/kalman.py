@@ -7,11 +7,12 @@ as finite differences:
 
 b[c] is what chunk c is asked for, already later than its spikes; `ahead` lets spikes say something about
 behavior that is later still. y[c] is the sum of the counts of the last `width` chunks, which scores better
-than the newest alone. The gain is that of the steady state (Malik et al. 2011), which the full filter reaches
-within a second or two: x[c] = M x[c - 1] + K y[c], a linear recurrence that streams.
+than the newest alone. The covariance P of x does not depend on what is observed, so it is computed once:
 
-filterpy and pykalman would do the textbook part; fitting, the choice of settings and the recurrence in torch
-are what is needed here, and what is left of the textbook is `steady_gain`.
+    x[c] = M[n] x[c - 1] + P[n] E y[c],   E = H' V^-1,   n = chunks since the start, up to where P is steady
+
+A linear recurrence that streams. filterpy and pykalman would do the textbook part; fitting, the choice of
+settings and the recurrence in torch are what is needed here, and what is left of the textbook is `schedule`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ import numpy as np
 
 RIDGE = 1e-6
 """Against the mean square of the state: keeps nearly equal neighbours in time from cancelling."""
+SCHEDULE = 40
+"""Chunks from the start after which the covariance is taken as steady."""
 RICCATI_STEPS = 5000
 RICCATI_TOLERANCE = 1e-9
 
@@ -63,17 +66,19 @@ class Series:
 
 @dataclass(frozen=True, eq=False)
 class Kalman:
-    """A fitted filter in its steady state; d = (ahead + order) * D. Choices are named as in `KalmanGrid`."""
+    """A fitted filter; d = (ahead + order) * D, N = SCHEDULE. Choices are named as in `KalmanGrid`."""
 
     width: int
     ahead: int
     order: int
     drift: float
     shrinkage: float
+    spread: np.ndarray
+    """(N, d, d) P after 1, 2, ..., N chunks; the last is the steady state's."""
     transition: np.ndarray
-    """(d, d) M."""
-    gain: np.ndarray
-    """(d, U) K, for the sum of counts as `summed_counts` makes it."""
+    """(N, d, d) M."""
+    evidence: np.ndarray
+    """(d, U) E, for the sum of counts as `summed_counts` makes it."""
     value: np.ndarray
     """(D, d): b[c] from x[c]."""
     slope: np.ndarray
@@ -115,43 +120,49 @@ def states(series: Series, ahead: int, order: int) -> np.ndarray:
     return out.reshape(length, -1)
 
 
-def steady_gain(step: np.ndarray, drift: np.ndarray, information: np.ndarray) -> np.ndarray:
-    """(d, d) covariance of the state after an observation, when the filter has run for long.
+def schedule(
+    step: np.ndarray, drift: np.ndarray, information: np.ndarray, prior: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """P and M after 1, 2, ... chunks, each (SCHEDULE, d, d); the last are those of the steady state.
 
     Args:
         step: (d, d) A.
         drift: (d, d) covariance of w.
         information: (d, d) H' V^-1 H.
+        prior: (d, d) covariance of x before the first chunk.
     """
-    identity = np.eye(len(step))
-    after = drift
-    for _ in range(RICCATI_STEPS):
-        before = step @ after @ step.T + drift
-        new = np.linalg.solve(identity + before @ information, before)
-        new = (new + new.T) / 2
-        done = np.abs(new - after).max() <= RICCATI_TOLERANCE * np.abs(new).max()
-        after = new
-        if done:
+    identity, spreads = np.eye(len(step)), [prior]
+    for number in range(RICCATI_STEPS):
+        before = prior if number == 0 else step @ spreads[-1] @ step.T + drift
+        after = np.linalg.solve(identity + before @ information, before)
+        spreads.append((after + after.T) / 2)
+        change = np.abs(spreads[-1] - spreads[-2]).max()
+        if number >= SCHEDULE and change <= RICCATI_TOLERANCE * np.abs(spreads[-1]).max():
             break
-    return after
+    spread = np.stack([*spreads[1:SCHEDULE], spreads[-1]])
+    return spread, (identity - spread @ information) @ step
 
 
-def run_filters(transition: np.ndarray, drive: np.ndarray, stretch: np.ndarray) -> np.ndarray:
-    """x[c] = M x[c - 1] + drive[c] from 0 at the start of every stretch, for n filters at a time.
+def run_filters(
+    spread: np.ndarray, transition: np.ndarray, evidence: np.ndarray, stretch: np.ndarray
+) -> np.ndarray:
+    """x of every chunk, from 0 at the start of every stretch, for n filters at a time.
 
     Args:
-        transition: (n, d, d).
-        drive: (T, n, d).
+        spread: (n, N, d, d) P.
+        transition: (n, N, d, d) M.
+        evidence: (T, n, d) E y.
         stretch: (T,) a change of it is a start.
 
     Returns:
         (T, n, d).
     """
-    state, out = np.zeros(drive.shape[1:]), np.empty_like(drive)
-    for row, added in enumerate(drive):
+    state, out, age = np.zeros(evidence.shape[1:]), np.empty_like(evidence), 0
+    for row, seen in enumerate(evidence):
         if row and stretch[row] != stretch[row - 1]:
-            state = np.zeros_like(state)
-        state = (transition @ state[..., None])[..., 0] + added
+            state, age = np.zeros_like(state), 0
+        moved = transition[:, age] @ state[..., None] + spread[:, age] @ seen[..., None]
+        state, age = moved[..., 0], min(age + 1, spread.shape[1] - 1)
         out[row] = state
     return out
 
@@ -165,17 +176,30 @@ def _fits(series: Series, width: int, ahead: int, order: int, *, grid: KalmanGri
         return
     step, drift = _step(state[:-1][pair], state[1:][pair, :size])
     observe, noise = _regress(state[known], series.counts[known])
-    candidates = list(product(grid.drifts, grid.shrinkages))
-    gains, transitions = [], []
-    for factor, shrinkage in candidates:
-        weighed = np.linalg.solve(_shrunk(noise, shrinkage), observe.T).T  # H' V^-1
-        gain = steady_gain(step, factor * drift, weighed @ observe.T) @ weighed
-        gains.append(gain)
-        transitions.append((np.eye(len(step)) - gain @ observe.T) @ step)
+    prior = np.cov(state[known].T).reshape(2 * (state.shape[1],))
+    evidences = {part: np.linalg.solve(_shrunk(noise, part), observe.T).T for part in grid.shrinkages}
+    candidates = [
+        (factor, part, *schedule(step, factor * drift, evidence @ observe.T, prior), evidence)
+        for factor in grid.drifts
+        for part, evidence in evidences.items()
+    ]
     value, slope = _readout(step, ahead, order, size)
-    r2 = _valid_r2(series, np.stack(transitions), np.stack(gains), value)
-    for (factor, shrinkage), transition, gain, each in zip(candidates, transitions, gains, r2, strict=True):
-        yield Kalman(width, ahead, order, factor, shrinkage, transition, gain, value, slope, each)
+    spreads, transitions, weighed = (np.stack([made[i] for made in candidates]) for i in (2, 3, 4))
+    r2 = _valid_r2(series, spreads, transitions, weighed, value)
+    for (factor, part, spread, transition, evidence), each in zip(candidates, r2, strict=True):
+        yield Kalman(
+            width=width,
+            ahead=ahead,
+            order=order,
+            drift=factor,
+            shrinkage=part,
+            spread=spread,
+            transition=transition,
+            evidence=evidence,
+            value=value,
+            slope=slope,
+            valid_r2=each,
+        )
 
 
 def _step(before: np.ndarray, newest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -212,14 +236,16 @@ def _readout(step: np.ndarray, ahead: int, order: int, size: int) -> tuple[np.nd
     return value, (later - rows[ahead + 1]) / 2 if order > 1 else later - value
 
 
-def _valid_r2(series: Series, transitions: np.ndarray, gains: np.ndarray, value: np.ndarray) -> np.ndarray:
-    """(n, D) R2 of n filters on the chunks to choose by, run from where the stretches of those begin."""
+def _valid_r2(
+    series: Series, spread: np.ndarray, transition: np.ndarray, evidence: np.ndarray, value: np.ndarray
+) -> np.ndarray:
+    """(n, D) R2 of n filters on the chunks to choose by, run from the first to the last of those."""
     asked = series.valid & np.isfinite(series.behavior).all(axis=1)
     first, last = np.flatnonzero(asked)[[0, -1]]
     rows = slice(first, last + 1)
-    drive = np.einsum("tu,ndu->tnd", series.counts[rows], gains)
-    path = run_filters(transitions, drive, series.stretch[rows])[asked[rows]]
+    seen = np.einsum("tu,ndu->tnd", series.counts[rows], evidence)
+    path = run_filters(spread, transition, seen, series.stretch[rows])[asked[rows]]
     target = series.behavior[asked]
     error = np.square(path @ value.T - target[:, None]).sum(axis=0)
-    spread = np.square(target - target.mean(axis=0)).sum(axis=0)
-    return np.asarray(1 - error / np.where(spread > 0, spread, 1.0))
+    total = np.square(target - target.mean(axis=0)).sum(axis=0)
+    return np.asarray(1 - error / np.where(total > 0, total, 1.0))

@@ -12,7 +12,7 @@ from possm.baselines.base import CountsDecoder
 from possm.baselines.counts import Columns
 from possm.baselines.fitted import FitInputs, only_continuous
 from possm.baselines.grid import chunk_series
-from possm.baselines.kalman import Kalman, KalmanGrid, fit_kalman
+from possm.baselines.kalman import SCHEDULE, Kalman, KalmanGrid, fit_kalman
 from possm.baselines.readin import Readin
 from possm.config import require
 from possm.data.recording import Recording
@@ -58,7 +58,7 @@ class KalmanConfig(DecoderConfig):
 
 
 class KalmanDecoder(CountsDecoder):
-    """x[c] = M x[c - 1] + K (summed counts), in the steady state from the start; values and slopes from x.
+    """x[c] = M x[c - 1] + P E (summed counts); values and slopes from x.
 
     Args:
         config: Settings.
@@ -70,28 +70,34 @@ class KalmanDecoder(CountsDecoder):
         super().__init__(config, num_units=num_units, num_sessions=num_sessions)
         only_continuous(config, "Kalman filter")
         size = config.size or (max(config.ahead) + max(config.orders)) * self.num_outputs
-        self.gain = Readin(num_units, num_sessions, size, history=config.history or max(config.widths))
-        self.transition = nn.Parameter(torch.zeros(num_sessions, size, size))
+        history = config.history or max(config.widths)
+        self.evidence = Readin(num_units, num_sessions, size, history=history)
+        self.spread = nn.Parameter(torch.zeros(num_sessions, SCHEDULE, size, size))
+        self.transition = nn.Parameter(torch.zeros(num_sessions, SCHEDULE, size, size))
         self.readout = nn.Parameter(torch.zeros(num_sessions, size, 2 * self.num_outputs))
         self.mean = nn.Parameter(torch.zeros(num_sessions, 2 * self.num_outputs))
         self.requires_grad_(False)
 
     def initial_memory(self, num_sequences: int, columns: Columns) -> tuple[Tensor, ...]:
-        """The state of the filter, (S, d), where 0 is the mean behavior at rest; and the last counts."""
-        state = self.transition.new_zeros(num_sequences, self.transition.shape[1])
-        return state, self.gain.initial_state(num_sequences, columns)
+        """The state of the filter (S, d), where 0 is the mean behavior; its age (S,) in chunks, as far as
+        that matters; and the last counts."""
+        state = self.transition.new_zeros(num_sequences, self.transition.shape[-1])
+        age = torch.zeros(num_sequences, dtype=torch.int64, device=state.device)
+        return state, age, self.evidence.initial_state(num_sequences, columns)
 
     def decode(
         self, counts: Tensor, session: Tensor, columns: Columns, memory: tuple[Tensor, ...]
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """As in `CountsDecoder.decode`."""
-        drive, after = self.gain.read(counts, memory[1], session, columns)
-        transition, state, path = self.transition[session].mT, memory[0].unsqueeze(1), []
-        for added in drive.split(1, dim=1):
-            state = torch.baddbmm(added, state, transition)
+        seen, after = self.evidence.read(counts, memory[2], session, columns)
+        state, age, path = memory[0].unsqueeze(1), memory[1], []
+        for one in seen.split(1, dim=1):
+            moved = state @ self.transition[session, age].mT
+            state = torch.baddbmm(moved, one, self.spread[session, age].mT)
+            age = (age + 1).clamp(max=SCHEDULE - 1)
             path.append(state)
         decoded = torch.cat(path, dim=1) @ self.readout[session] + self.mean[session].unsqueeze(1)
-        return decoded, (state.squeeze(1), after)
+        return decoded, (state.squeeze(1), age, after)
 
     @torch.no_grad()
     def set_filter(self, fit: Kalman, mean: np.ndarray, *, rows: np.ndarray, session: int) -> None:
@@ -103,11 +109,12 @@ class KalmanDecoder(CountsDecoder):
             rows: (units,) of the vocabulary.
             session: Row of the session.
         """
-        size = len(fit.transition)
-        self.transition[session, :size, :size] = torch.from_numpy(fit.transition).to(self.transition)
-        gain = np.zeros((len(rows), self.gain.history, self.gain.width))  # oldest chunk first
-        gain[:, self.gain.history - fit.width :, :size] = fit.gain.T[:, None] / np.sqrt(fit.width)
-        self.gain.weight[torch.from_numpy(rows)] = torch.from_numpy(gain).flatten(1).to(self.gain.weight)
+        size, readin = len(fit.evidence), self.evidence
+        self.transition[session, :, :size, :size] = torch.from_numpy(fit.transition).to(self.transition)
+        self.spread[session, :, :size, :size] = torch.from_numpy(fit.spread).to(self.spread)
+        weight = np.zeros((len(rows), readin.history, readin.width))  # oldest chunk first
+        weight[:, readin.history - fit.width :, :size] = fit.evidence.T[:, None] / np.sqrt(fit.width)
+        readin.weight[torch.from_numpy(rows)] = torch.from_numpy(weight).flatten(1).to(readin.weight)
         first = 0
         for behavior in self.config.behaviors.values():
             part = slice(first, first + behavior.num_dimensions)
@@ -131,10 +138,10 @@ def fit_kalman_decoder(config: KalmanConfig, inputs: FitInputs) -> KalmanDecoder
     """
     only_continuous(config, "Kalman filter")
     made = [(recording, *_fit(recording, config, inputs)) for recording in inputs.recordings]
-    size = max(len(fit.transition) for _, fit, _ in made)
+    size = max(len(fit.evidence) for _, fit, _ in made)
     history = max(fit.width for _, fit, _ in made)
     model = KalmanDecoder(replace(config, size=size, history=history), **inputs.sizes)
-    model.gain.weight.zero_()
+    model.evidence.weight.zero_()
     model.fit_inputs(inputs.recordings, inputs.vocabulary)
     for recording, fit, mean in made:
         rows = inputs.vocabulary.unit_rows(recording)
