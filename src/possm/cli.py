@@ -507,14 +507,15 @@ def _bench_latency() -> Callable[..., None]:
         Args:
             decoder: Time this decoder (.safetensors, or .onnx); left out, random decoders of both sizes of
                 the paper and all backbones.
-            peers: Time POYO 1.3M of torch_brain (extra "peers") and a Wiener filter as well.
+            peers: Time POYO 1.3M of torch_brain (extra "peers") and our baselines as well.
             json: File for the rows.
             steps: Steps of every row; 100,000 for percentiles of the far tail.
             seconds: A row ends after this long, also before its steps are done.
             realtime: With real-time priority, so that other programs do not take the core away.
             seed: Of spikes and random weights.
         """
-        from possm.bench.latency import LatencyConfig, bench_latency
+        from possm.bench.latency import bench_latency
+        from possm.bench.latency_cases import LatencyConfig
 
         config = LatencyConfig(steps=steps, seconds=seconds, peers=peers, realtime=realtime, seed=seed)
         report = bench_latency(config, decoder=decoder, progress=print)

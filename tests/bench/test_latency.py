@@ -10,10 +10,15 @@ import pytest
 
 import toys
 from possm import cli
-from possm.bench.latency import Case, LatencyConfig, LatencyReport, bench_latency, measure
+from possm.baselines.mlp import MlpConfig
+from possm.bench import peers
+from possm.bench.latency import LatencyReport, bench_latency, measure
+from possm.bench.latency_cases import Case, LatencyConfig
 from possm.checkpoint import save_decoder
 from possm.errors import StreamError
+from possm.model.decoder import PossmConfig
 from possm.streaming.export import export_decoder
+from possm.streaming.rehearsal import BEHAVIORS, random_decoder
 
 PROMISED = {
     *("engine", "backbone", "size", "threads", "idle_ms", "spikes_per_chunk", "units", "steps"),
@@ -74,16 +79,47 @@ def test_ratios():
         measure(Case(engine=name), lambda number, ms=ms: ms / 1000, LatencyConfig(steps=10))
         for name, ms in took.items()
     )
+    baseline = Case(engine="baseline", backbone="mlp")
+    rows += (measure(baseline, lambda number: 0.0003, LatencyConfig(steps=10)),)
+    assert "onnx small p50 is 3.0 times below baseline mlp" in LatencyReport(rows).text()
     assert "5.0 times below torch" in LatencyReport(rows).text()
     assert "200.0 times below poyo" in LatencyReport(rows).text()
 
 
-def test_peers_that_are_not_there(monkeypatch):
-    from possm.bench import peers
-
+def test_peers_that_are_not_there_are_said_before_anything_is_measured(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch_brain", None)
+    shown = []
     with pytest.raises(StreamError, match=r"possm\[peers\]"):
-        next(peers.all_peers(0))
+        bench_latency(LatencyConfig(peers=True, steps=1), progress=shown.append)
+    assert not shown
+
+
+def test_our_baselines_are_timed_in_the_same_run(monkeypatch, tmp_path):
+    """POYO of torch_brain is stood in for: it is 1.5 GB to install."""
+    monkeypatch.setattr(peers, "check_installed", lambda: None)
+    monkeypatch.setattr(peers, "poyo", lambda seed: lambda number: 0.02)
+    decoder = toys.decoder_for(toys.recording())
+    path = export_decoder(decoder, tmp_path / "d.onnx")
+    report = bench_latency(LatencyConfig(steps=2, seconds=0.01, peers=True), decoder=path)
+    by_name = {row.backbone: row for row in report.rows if row.engine == "baseline"}
+    assert {"poyo", "ndt2", "gru", "s4d", "mamba", "mlp", "wiener", "kalman"} == set(by_name)
+    assert all(row.units == row.spikes_per_chunk == 100 and row.p50_ms > 0 for row in by_name.values())
+    assert by_name["poyo"].size == "1.26M"
+    assert next(row for row in report.rows if row.engine == "poyo").p50_ms == pytest.approx(20)
+
+
+def test_of_a_baseline(tmp_path):
+    """A decoder that is not exported is timed in PyTorch alone."""
+    path = save_decoder(random_decoder(MlpConfig(behaviors=BEHAVIORS)), tmp_path / "d.safetensors")
+    report = bench_latency(LatencyConfig(steps=1, seconds=0.01, idle_ms=1), decoder=path)
+    assert {(row.engine, row.backbone, row.units) for row in report.rows} == {("torch", "mlp", 100)}
+
+
+def test_a_decoder_of_values_is_refused(tmp_path):
+    config = PossmConfig(behaviors=BEHAVIORS, inputs=("counts",))
+    path = save_decoder(random_decoder(config), tmp_path / "d.safetensors")
+    with pytest.raises(StreamError, match="nothing but spikes"):
+        bench_latency(LatencyConfig(steps=1), decoder=path)
 
 
 def test_the_list_of_benches(capsys):

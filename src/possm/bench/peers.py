@@ -1,10 +1,11 @@
-"""What others need for one prediction on the same spikes: POYO 1.3M of torch_brain, and a Wiener filter.
+"""What others need for one prediction on the same spikes: POYO 1.3M of torch_brain, and our own baselines.
 
 POYO keeps no state: it encodes its whole window of one second again for every prediction.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -13,12 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from possm.baselines.wiener import WienerConfig, fit_wiener
-from possm.bench.latency import SPIKES, UNITS, Case
-from possm.data.recording import Intervals
-from possm.data.simulate import SimulationConfig, simulate_session
-from possm.data.splits import chronological_split
+from possm.bench.latency_cases import SPIKES, UNITS, Case, num_parameters, runner
 from possm.errors import StreamError
+from possm.model.decoder import PossmConfig
+from possm.streaming.engines import open_engine
+from possm.streaming.rehearsal import BEHAVIORS, random_decoder
+from possm.training.config import TrainConfig
+from possm.training.presets import PRESETS
 
 WINDOW_S = 1.0
 POOL = 16
@@ -35,27 +37,39 @@ POYO_1_3M = {
     "self_heads": 8,
 }
 """The configuration released as POYO 1.3M; 128 latents."""
+BASELINES = tuple(name for name in PRESETS if not name.startswith("possm"))
+"""Presets of `possm train --decoder` that are not POSSM."""
 
 
-def all_peers(seed: int) -> Iterator[tuple[Case, Callable[[int], float]]]:
-    """What to measure, and how to run its steps.
+def check_installed() -> None:
+    """Whether the peers can run.
 
     Raises:
         StreamError: torch_brain is not installed.
     """
+    if importlib.util.find_spec("torch_brain") is None:
+        raise StreamError(
+            "torch_brain is not installed", fix='pip install "possm[peers]", or leave out --peers'
+        )
+
+
+def all_peers(seed: int) -> Iterator[tuple[Case, Callable[[int], float]]]:
+    """What to measure, and how to run its steps; each is made when its turn comes.
+
+    Raises:
+        StreamError: torch_brain is not installed.
+    """
+    check_installed()
     yield Case(engine="poyo", backbone="transformer", size="1.3M"), poyo(seed)
-    yield Case(engine="wiener", backbone="linear", size="10 lags"), wiener(seed)
+    for name in BASELINES:
+        yield baseline(name, seed)
 
 
 def poyo(seed: int) -> Callable[[int], float]:
     """From the spikes of the last second to one prediction: tokenize, collate, forward."""
-    try:
-        from torch_brain.batching import collate
-        from torch_brain.models import POYO
-    except ImportError as error:
-        raise StreamError(
-            "torch_brain is not installed", got=error, fix='pip install "possm[peers]", or leave out --peers'
-        ) from error
+    from torch_brain.batching import collate
+    from torch_brain.models import POYO
+
     torch.manual_seed(seed)
     model = POYO(**POYO_1_3M).eval()
     names = [f"unit{i}" for i in range(UNITS)]
@@ -86,23 +100,10 @@ def poyo(seed: int) -> Callable[[int], float]:
     return step
 
 
-def wiener(seed: int) -> Callable[[int], float]:
-    """From the spikes of the last second to one prediction: 10 lags of 50 ms, as the baseline decodes."""
-    rate_hz = SPIKES / 0.05 / UNITS
-    made = simulate_session(
-        SimulationConfig(duration_s=60.0, num_units=UNITS, mean_rate_hz=rate_hz), seed=seed
-    )
-    recording = chronological_split(made)
-    behavior = next(iter(recording.signals))
-    filter_ = fit_wiener(recording, behavior, WienerConfig(lags=(10,), widths=(1,)))
-    signal = recording.signals[behavior]
-    period_s = 1 / (signal.rate_hz or 100.0)
-
-    def step(number: int) -> float:
-        end_s = 2.0 + number % 50
-        began_s = time.perf_counter()
-        window = recording.slice(end_s - WINDOW_S, end_s)
-        filter_.decode(window, Intervals.of([(end_s - 1.5 * period_s, end_s)]))
-        return time.perf_counter() - began_s
-
-    return step
+def baseline(name: str, seed: int) -> tuple[Case, Callable[[int], float]]:
+    """One of our own, as its preset makes it: random weights, on the torch engine, its state kept."""
+    behavior = tuple(BEHAVIORS)
+    train = TrainConfig(behavior=behavior, decoder=PossmConfig(behaviors=BEHAVIORS))
+    decoder = random_decoder(PRESETS[name](train).decoder, num_units=UNITS, seed=seed)
+    case = Case(engine="baseline", backbone=name, size=num_parameters(decoder.model))
+    return case, runner(open_engine(decoder), case, seed)

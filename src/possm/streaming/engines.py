@@ -47,7 +47,8 @@ class StreamSpec:
     inputs: InputConfig = InputConfig()
     """What it reads, and how values in bins are normalized."""
     sequences: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """By behavior that is a sequence: its symbols, from answer 1 on; answer 0 is the blank; all are logits."""
+    """By behavior that is a sequence: its symbols, from answer 1 on; answer 0 is the blank. Answers are
+    logits."""
     frame_chunks: int = 1
     """Chunks from one answer of a sequence to the next."""
 

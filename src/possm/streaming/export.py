@@ -64,16 +64,7 @@ def export_decoder(
     require(precision in PRECISIONS, "precision", precision, f"one of {', '.join(PRECISIONS)}")
     session = _only_session(decoder, session)
     rows = _rows(decoder, session)
-    if not isinstance(decoder.model, Possm):
-        raise CheckpointError(
-            "only POSSM decoders are exported; this one runs on the torch engine", got=kind_of(decoder.config)
-        )
-    if not decoder.config.plain or decoder.config.day_layer or decoder.sequences:
-        raise CheckpointError(
-            "a decoder of several latents, tokens with a value, days or sequences is not exported yet",
-            got=f"inputs {', '.join(decoder.config.inputs)}, {decoder.config.num_latents} latents",
-            fix="run it on the torch engine",
-        )
+    check_exportable(decoder)
     with torch.inference_mode():
         model = copy.deepcopy(decoder.model).cpu().double().eval()
         made = build(model, rows, decoder.vocabulary.session_row(session), precision=precision)
@@ -99,6 +90,24 @@ def export_decoder(
             "cannot be saved", about=path, got=error, fix="free the disk or choose another folder"
         ) from error
     return Path(path)
+
+
+def check_exportable(decoder: Decoder) -> None:
+    """Whether there is a graph of its step.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    if not isinstance(decoder.model, Possm):
+        raise CheckpointError(
+            "only POSSM decoders are exported; this one runs on the torch engine", got=kind_of(decoder.config)
+        )
+    if not decoder.config.plain or decoder.config.day_layer or decoder.sequences:
+        raise CheckpointError(
+            "a decoder of several latents, tokens with a value, days or sequences is not exported yet",
+            got=f"inputs {', '.join(decoder.config.inputs)}, {decoder.config.num_latents} latents",
+            fix="run it on the torch engine",
+        )
 
 
 def size_name(config: PossmConfig) -> str:

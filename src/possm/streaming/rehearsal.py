@@ -13,13 +13,15 @@ from possm.checkpoint import Decoder
 from possm.data.features import InputConfig
 from possm.data.scaling import Scaling
 from possm.data.vocabulary import BLANK_UNIT, Vocabulary
-from possm.model.decoder import BehaviorConfig, Possm, PossmConfig
+from possm.decoders import build_decoder
+from possm.model.contract import DecoderConfig
+from possm.model.decoder import BehaviorConfig, PossmConfig
 
 BEHAVIORS = {"cursor.pos": BehaviorConfig(num_dimensions=2)}
 
 
 def random_decoder(
-    config: PossmConfig | None = None,
+    config: DecoderConfig | None = None,
     *,
     num_units: int = 100,
     sessions: Sequence[str] = ("rehearsal",),
@@ -32,7 +34,7 @@ def random_decoder(
     parameter is not used, or not used alike by two paths; the sizes keep activations around 1.
 
     Args:
-        config: Architecture; None is the small model on a two-dimensional behavior.
+        config: Of any decoder; None is the small model on a two-dimensional behavior.
         num_units: Units of each session, named ``"0"``, ``"1"``, ...
         sessions: Sessions it knows.
         seed: Of the weights.
@@ -43,7 +45,7 @@ def random_decoder(
     vocabulary = Vocabulary((BLANK_UNIT, *names), tuple(sessions))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Possm(config, num_units=len(vocabulary.units), num_sessions=len(sessions))
+        model = build_decoder(config, num_units=len(vocabulary.units), num_sessions=len(sessions))
     randomise(model, torch.Generator().manual_seed(seed))
     scaling = {
         name: Scaling((0.0,) * behavior.num_dimensions, (1.0,) * behavior.num_dimensions)

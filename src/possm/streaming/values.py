@@ -1,7 +1,8 @@
-"""Values of a stream: what arrived in each bin -> the same normalized values that training made of a recording.
+"""Values of a stream: what arrived in each bin -> the normalized values that training made of a recording.
 
 Counts are counted from what was pushed (spikes, or bins with a count); power and other features come with a
-push as tables of bins. A bin of which nothing came is missing: answered with the mean, counted, not remembered.
+push as tables of bins. A bin of which nothing came is missing: it is answered with the mean, counted, and not
+remembered.
 """
 
 from __future__ import annotations
