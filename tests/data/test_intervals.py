@@ -83,3 +83,19 @@ def test_impossible_intervals_are_refused(start: list[float], end: list[float], 
 def test_a_column_of_another_length_is_refused() -> None:
     with pytest.raises(RecordingError, match="result.*does not fit"):
         Intervals(np.array([0.0]), np.array([1.0]), {"result": np.array(["R", "F"])})
+
+
+@pytest.mark.parametrize(("seconds", "number"), [(1000.0, 20), (40.0, 20), (20.0, 10), (3.0, 2), (0.5, 1)])
+def test_thin(seconds, number):
+    """As many as have the length, spread over all of them; the last one is cut."""
+    trials = Intervals(np.arange(20) * 3.0, np.arange(20) * 3.0 + 2.0, {"trial": np.arange(20)})
+    few = trials.thin(seconds)
+    assert len(few) == number
+    assert (few.end_s - few.start_s).sum() == pytest.approx(min(seconds, 40.0))
+    assert len(few - trials) == 0 and set(few.columns["trial"]) <= set(range(20))
+    if 1 < number < 20:
+        assert few.columns["trial"][0] == 0 and few.columns["trial"][-1] == 19
+
+
+def test_thin_of_nothing():
+    assert len(Intervals.of([]).thin(5.0)) == 0

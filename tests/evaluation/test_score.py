@@ -15,7 +15,7 @@ from possm.data.series import Signal, Spikes
 from possm.errors import CheckpointError, ConfigError, RecordingError
 from possm.evaluation import score
 from possm.evaluation.metrics import r2_per_dimension
-from possm.evaluation.score import decode, evaluate, targets_at
+from possm.evaluation.score import decode, evaluate, evaluation_intervals, targets_at
 from possm.model.decoder import BehaviorConfig
 
 RECORDING = toys.recording(seconds=20)
@@ -266,3 +266,41 @@ def test_a_session_with_a_scaling_of_its_own():
     scaled = replace(plain, session_scaling={RECORDING.session_id: {"vel": own}})
     one, two = (decode(d, RECORDING, RECORDING.split("test"))["vel"].values for d in (plain, scaled))
     np.testing.assert_allclose(two - [100, 50], 2 * (one - plain.scaling["vel"].mean), rtol=1e-4, atol=1e-4)
+
+
+def test_evaluation_intervals_of_several_names():
+    """Those of the first name that the recording has."""
+    intervals = {**RECORDING.intervals, "random": Intervals.of([(1.0, 2.0)])}
+    recording = replace(RECORDING, intervals=intervals)
+    assert evaluation_intervals(recording, "reach|random|*").start_s == [1.0]
+    assert evaluation_intervals(recording, "*|random") is recording.domain
+    with pytest.raises(RecordingError, match=r"no intervals 'reach\|jump'"):
+        evaluation_intervals(recording, "reach|jump")
+
+
+def test_a_part_of_the_split_and_of_the_behaviors():
+    decoder = decoder_of()
+    (whole,), _ = evaluate(decoder, RECORDING, split="train")
+    (part,), decoded = evaluate(decoder, RECORDING, split="train", limit_s=3.0)
+    assert whole.seconds == pytest.approx(13.5) and part.seconds == pytest.approx(3.0)
+    assert len(decoded["vel"].times_s) == pytest.approx(300, abs=6)
+    assert evaluate(decoder, RECORDING, split="train", behaviors=[])[0] == []
+
+
+def test_targets_are_read_where_they_are_needed():
+    class Counting:
+        shape, dtype, rows = (2000, 2), np.dtype(float), 0
+
+        def __len__(self):
+            return 2000
+
+        def __getitem__(self, rows):
+            Counting.rows += rows.stop - rows.start
+            return RECORDING.signals["vel"].values[rows]
+
+    signal = replace(RECORDING.signals["vel"], values=Counting())
+    times_s = RECORDING.signals["vel"].times_s[500:520:3]
+    found = targets_at(replace(RECORDING, signals={"vel": signal}), "vel", times_s)
+    np.testing.assert_array_equal(found, RECORDING.signals["vel"].values[500:520:3])
+    assert Counting.rows <= 20
+    assert targets_at(RECORDING, "vel", np.zeros(0)).shape == (0, 2)
