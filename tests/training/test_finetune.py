@@ -11,6 +11,7 @@ import torch
 
 import toys
 from possm.checkpoint import load_decoder
+from possm.errors import ConfigError
 from possm.evaluation.score import decode, evaluate
 from possm.training.finetune import FinetuneConfig, adapted_start, finetune
 from possm.training.loop import TrainConfig, train
@@ -96,7 +97,7 @@ def test_fewer_than_one_percent_of_the_large_model():
 
 
 def test_a_new_day_of_a_known_code_is_learned(tmp_path):
-    """Ten seconds of a session whose units the decoder knows under other names: rows alone are enough."""
+    """Half a minute of a session whose units the decoder knows under other names: rows alone are enough."""
     recording = toys.recording(seconds=100, units=40)
     optim = OptimConfig(learning_rate=1e-2)
     config = TrainConfig(
@@ -111,7 +112,7 @@ def test_a_new_day_of_a_known_code_is_learned(tmp_path):
     names = tuple(f"other{i}" for i in range(40))
     today = replace(recording, session_id="today", unit_ids=names)
     shuffled = replace(today, unit_ids=tuple(np.random.default_rng(0).permutation(names)))
-    adapt = config_of(minutes=0.5, steps=120, window_s=2.0, optim=OptimConfig(learning_rate=3e-2))
+    adapt = config_of(minutes=0.5, steps=60, window_s=2.0, optim=OptimConfig(learning_rate=3e-2, ema=0.9))
     result = finetune(pretrained, [shuffled], adapt, tmp_path / "today")
     rows = [json.loads(line) for line in (tmp_path / "today" / "metrics.jsonl").read_text().splitlines()]
     assert rows[0]["epoch"] == 0
@@ -167,3 +168,89 @@ def test_the_basis_of_low_rank_rows():
     np.testing.assert_allclose(basis.norm(dim=1), [3.0, 0.5], rtol=0.1)
     assert abs(torch.cosine_similarity(basis[0], directions[0], dim=0)) > 0.99
     assert principal_rows(table, 1).shape == (1, 8)
+
+
+def interrupted(config, folder, at):
+    """Run until this step, then Ctrl-C; then the same command again."""
+
+    def stop(progress):
+        if progress.valid_score is None and progress.step == at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        finetune(DECODER, [NEW], config, folder, progress=stop)
+    torch.manual_seed(12345)  # another process has other random numbers
+    steps = []
+    result = finetune(DECODER, [NEW], config, folder, progress=lambda p: steps.append(p.step))
+    return result, steps[0]
+
+
+@pytest.mark.parametrize("mode", ["units", "full", "lora"])
+@pytest.mark.parametrize("at", [2, 11, 21])
+def test_it_goes_on_after_an_interruption(tmp_path, mode, at):
+    """In either phase, and ends with the same decoder as a run that was never interrupted."""
+    config = config_of(mode=mode, steps=24, units_share=0.5, rank=3)
+    whole = finetune(DECODER, [NEW], config, tmp_path / "whole")
+    again, first = interrupted(config, tmp_path / "run", at)
+    assert again.decoder.hash == whole.decoder.hash
+    assert first > 0 or at == 2
+    assert first <= at
+    rows = [metrics(tmp_path / name) for name in ("whole", "run")]
+    assert rows[0] == rows[1]
+
+
+def metrics(folder):
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key != "wall_s"} for row in rows]
+
+
+def test_a_folder_of_another_adaptation_is_refused(tmp_path):
+    finetune(DECODER, [NEW], config_of(), tmp_path)
+    with pytest.raises(ConfigError, match="other settings") as caught:
+        finetune(DECODER, [NEW], config_of(start="electrode"), tmp_path)
+    assert "start was random, now electrode" in caught.value.got
+    other = toys.decoder_for(*OLD, seed=3)
+    with pytest.raises(ConfigError, match="other settings") as caught:
+        finetune(other, [NEW], config_of(), tmp_path)
+    assert "decoder_hash was" in caught.value.got
+
+
+def test_it_stops_when_nothing_gets_better(tmp_path, monkeypatch):
+    """The best is the second validation; after three more without a better one, the run ends."""
+    from possm.training import run
+
+    real, told = run.evaluate, iter([0.1, 0.5, 0.4, 0.3, 0.45, 0.2, 0.1, 0.1])
+
+    def evaluate_(*arguments, **settings):
+        scores, decoded = real(*arguments, **settings)
+        return [replace(scores[0], r2=next(told))], decoded
+
+    monkeypatch.setattr(run, "evaluate", evaluate_)
+    config = config_of(steps=60, patience=3)
+    result = finetune(DECODER, [NEW], config, tmp_path)
+    rows = metrics(tmp_path)
+    assert [row["valid_r2"] for row in rows] == [0.1, 0.5, 0.4, 0.3, 0.45]
+    assert result.decoder.provenance["epoch"] == rows[1]["epoch"]
+    again = finetune(DECODER, [NEW], config, tmp_path)  # done stays done
+    assert again.decoder.hash == result.decoder.hash
+    assert len(metrics(tmp_path)) == 5
+
+
+def test_weights_are_pulled_back_to_where_they_started(tmp_path):
+    """Ever less far from the pretrained weights, the stronger the pull."""
+    moved = []
+    for decay in (0.0, 100.0, 400.0):
+        config = config_of(mode="full", steps=20, units_share=0.0, anchor_decay=decay)
+        run = Run(adapted_start(DECODER, [NEW], config), tmp_path / str(decay))
+        run.run(None)
+        after, before = run.model.state_dict(), weights(DECODER)
+        moved.append(float((after["backbone.gru.weight_hh_l0"] - before["backbone.gru.weight_hh_l0"]).norm()))
+    assert moved[0] > 1.5 * moved[1] > 2 * 1.5 * moved[2] > 0
+
+
+def test_the_first_word_is_what_the_start_is_worth(tmp_path):
+    shown = []
+    finetune(DECODER, [NEW], config_of(), tmp_path, progress=shown.append)
+    assert shown[0].step == 0
+    assert np.isfinite(shown[0].valid_score)
+    assert metrics(tmp_path)[0]["train_loss"] is None
