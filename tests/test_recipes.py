@@ -162,6 +162,17 @@ def test_finetuning_runs(brainsets, foundation, tmp_path, name, session):
     assert np.isfinite(result.summary["best_valid_r2"])
 
 
+def test_the_command_that_finetunes(brainsets, foundation, tmp_path, capsys):
+    (session,) = (brainsets / PERICH).glob("t_20130819*.h5")
+    begin = ["finetune", str(foundation[0].path), str(session), "--out", str(tmp_path)]
+    short = "--recipe units-co --steps 3 --batch-size 16 --device cpu".split()
+    assert main([*begin, *short]) == 0
+    provenance = load_decoder(tmp_path / "decoder.safetensors").provenance
+    assert provenance["training"]["interval_weights"] == recipes.CENTER_OUT
+    assert main([*begin, "--recipe", "units-oc"]) == 2
+    assert "did you mean 'units-co'?" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("make", [*recipes.TRAINING.values(), *recipes.FINETUNING.values()])
 def test_settings_survive_json(make):
     config = make()

@@ -17,6 +17,7 @@ from possm import __version__
 from possm.errors import ConfigError, PossmError
 
 if TYPE_CHECKING:
+    from possm.checkpoint import Decoder
     from possm.training.loop import Progress
 
 USAGE_ERROR = 2
@@ -63,6 +64,8 @@ def _run(name: str, arguments: list[str]) -> None:
     elif name == "train":
         chosen = [_chosen(option, arguments, default="") for option in ("--decoder", "--recipe")]
         _run_command(_train(*chosen), name, arguments)
+    elif name == "finetune":
+        _run_command(_finetune(_chosen("--recipe", arguments, default="")), name, arguments)
     elif name == "simulate":
         _run_command(_simulate(_chosen("--task", arguments, default="center_out")), name, arguments)
     elif name == "prepare":
@@ -321,18 +324,22 @@ def _chosen(option: str, arguments: list[str], *, default: str) -> str:
     return default
 
 
-def _finetune() -> Callable[..., None]:
+def _finetune(recipe_name: str = "") -> Callable[..., None]:
     """Adapt a trained decoder to new sessions with a little calibration data."""
     from tyro.conf import Positional
 
+    from possm import recipes
     from possm.training.finetune_config import FinetuneConfig
+
+    preset = _named("recipe", recipe_name, recipes.FINETUNING)() if recipe_name else FinetuneConfig()
 
     def finetune(
         decoder: Positional[Path],
         recordings: Positional[tuple[Path, ...]],
-        config: FinetuneConfig,
+        config: FinetuneConfig = preset,
         *,
         out: Path,
+        recipe: str = recipe_name,
     ) -> None:
         """Adapt a decoder to new sessions; a run that was interrupted goes on.
 
@@ -341,13 +348,16 @@ def _finetune() -> Callable[..., None]:
             recordings: Native files of the new sessions.
             config: How to adapt.
             out: Folder of the run: decoder.safetensors, metrics.jsonl, summary.json.
+            recipe: A published run (units-co, units-rt, full-co, full-rt), which sets the defaults of all
+                other options; docs/pretraining.md describes them.
         """
         from possm.checkpoint import load_decoder
-        from possm.data.formats import load_recording
+        from possm.data.collection import open_recordings, renamed
         from possm.training.finetune import finetune as run_finetuning
 
+        del recipe  # it chose the defaults before this function was made
         pretrained = load_decoder(decoder)
-        loaded = [load_recording(path, lazy=False) for path in _some(recordings)]
+        loaded = renamed(open_recordings(_some(recordings)), _renames(pretrained), strict=False)
         try:
             result = run_finetuning(pretrained, loaded, config, out, progress=_progress_bar())
         except KeyboardInterrupt:
@@ -393,7 +403,7 @@ def _evaluate() -> Callable[..., None]:
 
         loaded = load_decoder(decoder)
         opened = [load_recording(path, lazy=False) for path in _some(recordings)]
-        opened = renamed(opened, loaded.provenance.get("training", {}).get("rename", ()), strict=False)
+        opened = renamed(opened, _renames(loaded), strict=False)
         result = assess(loaded, opened, split=split, within=within, warmup_s=warmup_s, wiener=wiener)
         facts = {"file": str(decoder), "within": within or f"the whole {split} split"}
         report = write_assessment(
@@ -729,6 +739,12 @@ def _some(paths: tuple[Path, ...]) -> tuple[Path, ...]:
     if not paths:
         raise ConfigError("no recording given", wanted="one or more files")
     return paths
+
+
+def _renames(decoder: "Decoder") -> Sequence[str]:
+    """What its training called behaviors."""
+    rules: Sequence[str] = decoder.provenance.get("training", {}).get("rename", ())
+    return rules
 
 
 def _metrics(path: Path) -> list[dict[str, Any]]:

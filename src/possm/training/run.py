@@ -266,7 +266,10 @@ class Run:
     def _num_workers(self) -> int:
         if self.config.workers is not None:
             return self.config.workers
-        return min(8, max(0, (os.cpu_count() or 1) - 1)) if self.device.type == "cuda" else 0
+        if self.device.type != "cuda":
+            return 0
+        beside = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # processes of torchrun on this machine
+        return min(8, max(0, (os.cpu_count() or 1) // beside - 1))
 
     def _scores(self, decoder: Decoder) -> list[Score]:
         """A row for every validated recording and behavior."""
