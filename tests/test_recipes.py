@@ -165,7 +165,7 @@ def test_finetuning_runs(brainsets, foundation, tmp_path, name, session):
 def test_the_command_that_finetunes(brainsets, foundation, tmp_path, capsys):
     (session,) = (brainsets / PERICH).glob("t_20130819*.h5")
     begin = ["finetune", str(foundation[0].path), str(session), "--out", str(tmp_path)]
-    short = "--recipe units-co --steps 3 --batch-size 16 --device cpu".split()
+    short = ["--recipe", "units-co", "--steps", "3", "--batch-size", "16", "--device", "cpu"]
     assert main([*begin, *short]) == 0
     provenance = load_decoder(tmp_path / "decoder.safetensors").provenance
     assert provenance["training"]["interval_weights"] == recipes.CENTER_OUT
