@@ -250,3 +250,17 @@ def test_training_meets_the_units_of_a_batch_only():
     unit = model.token.unit.weight.grad
     assert unit[0].abs().sum() > 0  # the blank unit, of the empty chunk
     assert not unit[9:].any()
+
+
+def test_latents_vary_after_a_first_batch():
+    """By the standard deviation asked, about zero; what is attended to stays."""
+    from possm.model.encoder import LATENT_STD
+
+    model = model_of()
+    batch = batch_of(random_sample(num_chunks=40, units=UNITS, seed=0), dtype=torch.float64)
+    before = model.encoder.attend(batch.tokens, model.tables())
+    model.see(batch)
+    assert torch.equal(model.encoder.attend(batch.tokens, model.tables()), before)
+    latents = model.encoder.to_out(before)
+    torch.testing.assert_close(latents.mean(dim=0), torch.zeros_like(latents[0]), atol=1e-5, rtol=0)
+    assert float(latents.std(dim=0).mean().detach()) == pytest.approx(LATENT_STD, rel=1e-4)

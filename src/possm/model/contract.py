@@ -111,6 +111,10 @@ class DecoderModel(nn.Module):
         """
         del recordings, vocabulary
 
+    def see(self, batch: Batch) -> None:
+        """Bring random weights to the scale of a first batch, before the first step; nothing by default."""
+        del batch
+
     def tables(self) -> Any:
         """What a stream makes once and passes to every call; None where there is nothing."""
         return None

@@ -183,6 +183,11 @@ class Possm(DecoderModel):
         for name, behavior in config.behaviors.items():
             self.readouts[_module_name(name)] = _readout(config, behavior)
 
+    def see(self, batch: Batch) -> None:
+        """Make latents vary over the chunks of a first batch (`Encoder.spread`)."""
+        if not isinstance(self.encoder, LatentEncoder):
+            self.encoder.spread(batch.tokens, self.tables())
+
     def initial_state(self, num_sequences: int) -> State:
         """The state before the first chunk, for S sequences."""
         like = self.session.weight

@@ -104,6 +104,8 @@ class Run:
         self.metrics: list[dict[str, Any]] = []
         self.epoch_loss: float | None = None
         self.parallel: tuple[Phase, torch.nn.Module] | None = None
+        if start.see_first:
+            self._see()
 
     def restore(self) -> None:
         """Go on where this folder's run stopped, if there is one."""
@@ -254,6 +256,13 @@ class Run:
         self.step += 1
         self.windows += len(batch.session) * self.processes.size
         return value
+
+    def _see(self) -> None:
+        """The first batch, whole in every process, so that all begin with the same weights."""
+        batch = replace(self.training_set, part=(0, 1)).batch(0, 0)
+        self.model.eval().see(batch.to(lambda x: torch.from_numpy(x).to(self.device)))
+        for copied in (self.average, self.best):
+            copied.load_state_dict(self.model.state_dict())
 
     def _batches(self) -> Iterator[Batch]:
         """This epoch's batches; they depend on seed and epoch only, so that a run can be resumed."""

@@ -54,6 +54,8 @@ class Start:
     phases: tuple[Phase, ...] = (Phase("all"),)
     steps: int = DEFAULT_STEPS
     """About how many a run without `config.epochs` makes."""
+    see_first: bool = False
+    """Whether the weights are random and brought to the scale of a first batch."""
     score_first: bool = False
     """Whether the weights of the start are validated, and so may be the best."""
     patience: int | None = None
@@ -97,6 +99,7 @@ def fresh_start(recordings: Sequence[Recording], config: TrainConfig) -> Start:
         vocabulary=vocabulary,
         scaling=scaling,
         session_scaling=session_scaling,
+        see_first=True,
         summary=summary,
         inputs=input_config(recordings, config.decoder.inputs, config.normalize),
     )
