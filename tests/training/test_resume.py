@@ -137,7 +137,7 @@ def test_a_finished_run_changes_nothing(uninterrupted):
     [
         ({"seed": 1}, "seed was 0, now 1"),
         ({"epochs": 5}, "epochs was 4, now 5"),
-        ({"optim": OptimConfig(learning_rate=0.1)}, "optim.learning_rate was 0.004, now 0.1"),
+        ({"optim": OptimConfig(learning_rate=0.1)}, "optim.learning_rate was 0.002, now 0.1"),
         ({"decoder": PossmConfig(**{**toys.TINY, "hidden": 8})}, "decoder.hidden was 24, now 8"),
     ],
 )

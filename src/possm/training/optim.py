@@ -18,7 +18,7 @@ from possm.training.rows import RowAdamW, tables_of
 class OptimConfig:
     """AdamW with linear warm-up, a plateau if wanted, and cosine decay; and an average of the weights."""
 
-    learning_rate: float = 4e-3
+    learning_rate: float = 2e-3
     """At its highest."""
     weight_decay: float = 0.01
     """Of the matrices of linear and recurrent layers; nothing else is decayed."""
