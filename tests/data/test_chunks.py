@@ -76,6 +76,40 @@ def test_a_spike_on_an_edge_belongs_to_the_later_chunk():
     np.testing.assert_array_equal(before.unit, [1, 2, 3, 4])
 
 
+def one_by_one(times_s, unit, count, edges_s):
+    """Each token looked up by itself: what `chunk_tokens` does at once."""
+    chunk = np.searchsorted(edges_s, times_s, side="right") - 1
+    order = np.lexsort((times_s, chunk))
+    order = order[(chunk[order] >= 0) & (chunk[order] < len(edges_s) - 1)]
+    within = (times_s[order] - edges_s[chunk[order]]).astype(np.float32)
+    offsets = [int((chunk[order] < number).sum()) for number in range(len(edges_s))]
+    return unit[order], within, count[order], offsets
+
+
+@given(
+    origin_s=ORIGINS,
+    first=st.integers(0, 10**7),
+    num_chunks=st.sampled_from([1, 2, 7]),
+    ticks=st.lists(st.integers(-5, 40), max_size=60),
+    chunk_ms=st.sampled_from([1, 20, 50]),
+)
+def test_at_once_or_one_by_one_to_the_bit(origin_s, first, num_chunks, ticks, chunk_ms):
+    """In any order, at equal times, on edges, and outside; the one chunk of a live step among them."""
+    edges_s = chunk_edges_s(origin_s, first=first, count=num_chunks, chunk_ms=chunk_ms)
+    times_s = edges_s[0] + np.array(ticks, np.float64) * chunk_ms / 4000
+    on_edge = np.arange(len(ticks)) % 3 == 0
+    times_s[on_edge] = edges_s[np.arange(len(ticks))[on_edge] % len(edges_s)]
+    unit = np.arange(len(ticks))
+    count = (unit % 5 + 1).astype(np.float32)
+    got = chunk_tokens(times_s, unit, count, edges_s)
+    for made, wanted in zip(
+        (got.unit, got.time_s, got.count, got.offsets),
+        one_by_one(times_s, unit, count, edges_s),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(made, wanted)
+
+
 @given(st.permutations(range(12)))
 def test_unsorted_input(order):
     edges_s = chunk_edges_s(0.0, first=0, count=4, chunk_ms=50)

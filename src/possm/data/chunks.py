@@ -36,15 +36,14 @@ def chunk_tokens(times_s: np.ndarray, unit: np.ndarray, count: np.ndarray, edges
     Returns:
         Tokens of one sequence of C chunks, numpy.
     """
-    chunk = np.searchsorted(edges_s, times_s, side="right") - 1
-    order = np.lexsort((times_s, chunk)) if np.any(times_s[1:] < times_s[:-1]) else slice(None)
-    chunk, times_s, unit, count = chunk[order], times_s[order], unit[order], count[order]
-    num_chunks = len(edges_s) - 1
-    first, last = np.searchsorted(chunk, (0, num_chunks))
-    chunk = chunk[first:last]
-    offsets = np.searchsorted(chunk, np.arange(num_chunks + 1)).astype(np.int64)
-    within = (times_s[first:last] - edges_s[chunk]).astype(np.float32)
-    return Tokens(unit[first:last].astype(np.int64), within, count[first:last].astype(np.float32), offsets)
+    if (times_s[1:] < times_s[:-1]).any():
+        order = np.argsort(times_s, kind="stable")
+        times_s, unit, count = times_s[order], unit[order], count[order]
+    cuts = times_s.searchsorted(edges_s)  # a spike on an edge is after the cut
+    inside = slice(cuts[0], cuts[-1])
+    starts_s = edges_s[0] if len(edges_s) == 2 else edges_s[:-1].repeat(cuts[1:] - cuts[:-1])
+    within = (times_s[inside] - starts_s).astype(np.float32)
+    return Tokens(unit[inside].astype(np.int64), within, count[inside].astype(np.float32), cuts - cuts[0])
 
 
 def no_tokens(num_chunks: int) -> Tokens:

@@ -104,7 +104,8 @@ class UnitLookup:
         if not units.size:
             return np.zeros(units.shape, np.int64)
         if units.dtype.kind in "iu":
-            return np.where((units >= 0) & (units < len(self.unit_ids)), units, -1).astype(np.int64)
+            rows = np.where((units >= 0) & (units < len(self.unit_ids)), units, -1)
+            return rows.astype(np.int64, copy=False)
         if units.dtype.kind not in "USOT":
             raise StreamError(
                 "units are neither names nor rows",

@@ -187,9 +187,9 @@ class LiveDecoder:
             time order. Values have the dtype of the decoder's weights.
 
         Raises:
-            StreamError: The arrays do not fit each other, a feature the decoder reads is missing; or `until_s`
-                is not a time, goes back, or is too far ahead, and `on_jump` is "refuse". No spike has been
-                taken then.
+            StreamError: The arrays do not fit each other, or a feature the decoder reads is missing; or
+                `until_s` is not a time, goes back, or is too far ahead, and `on_jump` is "refuse". No spike
+                has been taken then.
         """
         config = self.config
         if config.on_jump == "refuse":

@@ -42,8 +42,8 @@ def decode_stretch(
     begin_s = time.perf_counter()
     asked = {name: _ask(bound, name, stretch, outputs) for name in bound.behaviors}
     queries = {name: queries for name, (times_s, queries) in asked.items() if len(times_s)}
-    first, last = spikes.times_s.searchsorted(stretch.edges_s[[0, -1]])
-    spikes = spikes.pick(slice(first, last))
+    cuts = spikes.times_s.searchsorted(stretch.edges_s)
+    spikes = spikes.pick(slice(cuts[0], cuts[-1]))
     values = None if feed is None else feed.take(spikes, stretch.edges_s, counts)
     batch = bound.batch(spikes, stretch.edges_s, queries, values)
     answers, state = bound.engine.step(batch, state)
@@ -51,13 +51,16 @@ def decode_stretch(
     took_s = time.perf_counter() - begin_s
 
     dropped = counts.dropped
-    sizes = np.diff(spikes.times_s.searchsorted(stretch.edges_s)).tolist()
+    sizes = (cuts[1:] - cuts[:-1]).tolist()
     note_sizes(sizes, counts)
+
+    numbers = np.arange(batch.num_chunks + 1)
+    begins = {name: asked_of.chunk.searchsorted(numbers).tolist() for name, asked_of in queries.items()}
 
     def predictions() -> Iterator[Prediction]:
         for chunk in range(batch.num_chunks):
-            for name in queries:
-                rows = slice(*queries[name].chunk.searchsorted((chunk, chunk + 1)))
+            for name, begin in begins.items():
+                rows = slice(begin[chunk], begin[chunk + 1])
                 if rows.start == rows.stop:
                     continue
                 yield Prediction(
