@@ -193,6 +193,7 @@ def test_a_behavior_the_decoder_does_not_know(tmp_path):
     assert adapted.scaling["force"].unit == "N"
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert {key for key in rows[0] if key.startswith("valid_r2/")} == {"valid_r2/today/force"}
+    assert {score.behavior for score in evaluate(adapted, OLD[0])[0]} == {"vel"}  # day0 has no force
     old = decode(adapted, OLD[0], OLD[0].split("test"), times_s={"vel": np.arange(25.0, 26, 0.1)})
     assert len(old["vel"].values) == 10
 

@@ -14,7 +14,7 @@ import torch
 from possm.batch import Batch, State
 from possm.checkpoint import Decoder
 from possm.data.chunks import class_times, collate, query_chunks
-from possm.data.labels import as_labels, class_numbers
+from possm.data.labels import as_labels, class_numbers, has_behavior
 from possm.data.loader import SampleMaker
 from possm.data.recording import Intervals, Recording
 from possm.data.windows import Window, warm_start
@@ -175,7 +175,8 @@ def evaluate(
             that is decoded.
         warmup_s: See WARMUP_S.
         trial_warmup_s: See TRIAL_WARMUP_S.
-        behaviors: What is scored; None is all that the decoder decodes.
+        behaviors: What is scored; None is all that the decoder decodes and the recording has: a decoder may
+            have learned others from other sessions.
         limit_s: Score no more than so many seconds, spread over the split; None is all of it. It does not
             limit classes of trials.
 
@@ -188,7 +189,7 @@ def evaluate(
     part = recording.split(split) if limit_s is None else recording.split(split).thin(limit_s)
     selection = None if within is None else evaluation_intervals(recording, within)
     scored = part if selection is None else part & selection
-    names = list(decoder.config.behaviors) if behaviors is None else behaviors
+    names = _there(decoder, recording) if behaviors is None else behaviors
     by_trial = [name for name in decoder.classes if name not in recording.signals]
     sampled = {name: None for name in names if name not in by_trial and name not in decoder.sequences}
     decoded: dict[str, Decoded] = {}
@@ -220,6 +221,15 @@ def evaluate(
             )
         )
     return scores, kept
+
+
+def _there(decoder: Decoder, recording: Recording) -> list[str]:
+    """The behaviors a recording can be scored on; all where it has none, for the error that names them."""
+    names = list(decoder.config.behaviors)
+    there = [name for name in names if name in decoder.sequences or has_behavior(recording, name)]
+    for name in set(names) - set(there) if there else ():
+        logger.warning("%s: no behavior '%s', which is not scored", recording.name, name)
+    return there or names
 
 
 def _by_sample(decoder: Decoder, recording: Recording, name: str, decoded: Decoded) -> dict[str, Any]:
