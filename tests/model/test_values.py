@@ -166,3 +166,24 @@ def test_defaults_build_the_plain_encoder():
 def test_settings_out_of_range_are_named(changes, names):
     with pytest.raises(ConfigError, match=names):
         PossmConfig(behaviors=BEHAVIORS, **changes)
+
+
+def test_a_first_batch_makes_latents_vary_over_chunks():
+    """With random weights the mean over hundreds of channels is nearly the same in every chunk."""
+    inputs = ("counts", "power")
+    config = PossmConfig(**TINY, chunk_ms=20, behaviors=BEHAVIORS, num_latents=3, inputs=inputs)
+    model = Possm(config, num_units=UNITS + 1, num_sessions=2).double().eval()
+    batch = batch_with(
+        inputs=inputs, chunks=60, sizes=[[8] * 50 + [0] * 10, [8] * 60], bins=2, units=((1, 2),) * 2
+    )
+
+    def spread():
+        tables = model.tables()
+        attended = model.encoder._attended(batch.tokens, batch.values, tables)
+        there = batch.values.size.flatten() > 0
+        return model.encoder.to_out(attended)[there].detach()
+
+    assert spread().std(dim=0).mean() < 0.1
+    model.see(batch)
+    assert float(spread().std(dim=0).mean()) == pytest.approx(0.3)
+    assert float(spread().mean()) == pytest.approx(0.0, abs=1e-9)

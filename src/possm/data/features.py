@@ -64,9 +64,10 @@ class InputConfig:
         return round(number)
 
     def normalizer(self, num_units: int) -> CausalNormalizer:
-        """For one kind of all units."""
+        """For all kinds of all units, side by side."""
         assert self.rate_hz is not None
-        return CausalNormalizer(num_units, rate_hz=self.rate_hz, config=self.normalize)
+        number = len(self.values) * num_units
+        return CausalNormalizer(number, rate_hz=self.rate_hz, config=self.normalize)
 
 
 def input_config(
@@ -134,9 +135,9 @@ def normalized(recording: Recording, config: InputConfig) -> Binned:
                 got=f"{1000 / raw.rate_hz:g} ms",
                 wanted=f"{1000 / (config.rate_hz or 0.0):g} ms",
             )
-        rows = measured(name, raw.values[:])
-        parts.append(config.normalizer(rows.shape[1])(rows)[0])
-    return replace(raw, values=np.concatenate(parts, axis=1))
+        parts.append(measured(name, raw.values[:]))
+    values, _ = config.normalizer(recording.num_units)(np.concatenate(parts, axis=1))
+    return replace(raw, values=values)
 
 
 @dataclass(frozen=True, eq=False)

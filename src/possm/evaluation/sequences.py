@@ -68,6 +68,11 @@ class SequenceAnswers:
         """Of all trials together."""
         return float(sum(s.window.limit_s - s.window.start_s for s in self.sentences))
 
+    @property
+    def num_symbols(self) -> int:
+        """Said in all trials together."""
+        return sum(len(sentence.numbers) for sentence in self.sentences)
+
     def decoded(self, search: Search = best_path) -> list[np.ndarray]:
         """n sequences of numbers."""
         return [search(each) if len(each) else np.zeros(0, np.int64) for each in self.probabilities]

@@ -185,7 +185,9 @@ class Possm(DecoderModel):
 
     def see(self, batch: Batch) -> None:
         """Make latents vary over the chunks of a first batch (`Encoder.spread`)."""
-        if not isinstance(self.encoder, LatentEncoder):
+        if isinstance(self.encoder, LatentEncoder):
+            self.encoder.spread_all(batch.tokens, batch.values, self.tables())
+        else:
             self.encoder.spread(batch.tokens, self.tables())
 
     def initial_state(self, num_sequences: int) -> State:

@@ -17,11 +17,11 @@ from torch.nn import functional
 
 from possm.batch import Tokens, Values
 from possm.model.attend import TokenTimes, attend
-from possm.model.encoder import Encoder, score_coefficients
+from possm.model.encoder import LATENT_STD, Encoder, score_coefficients
 from possm.model.layers import FeedForward
 from possm.model.rotary import Rotary, rotate
 from possm.model.tokens import BLANK, EMBEDDING_STD
-from possm.model.values import ValueAttention, ValueTables, value_tables
+from possm.model.values import Slots, ValueAttention, ValueTables, value_tables
 
 
 class LatentTables(NamedTuple):
@@ -37,6 +37,8 @@ class LatentTables(NamedTuple):
     """(units, head)."""
     values: ValueTables | None
     """Where tokens have values."""
+    kept: dict[str, Slots]
+    """The layout that was met last: a stream has the same all the time."""
 
 
 class LatentEncoder(Encoder):
@@ -94,7 +96,7 @@ class LatentEncoder(Encoder):
         pairs = len(self.rotary.omega)
         score = torch.stack([score_coefficients(row.unsqueeze(0), key, pairs=pairs) for row in query])
         time_s = self.rotary.omega.new_tensor(self.latent_times_s)
-        return LatentTables(query.to(dtype), time_s, score.to(dtype), value.to(dtype), values)
+        return LatentTables(query.to(dtype), time_s, score.to(dtype), value.to(dtype), values, {})
 
     def read(self, tokens: Tokens, values: Values | None, tables: LatentTables) -> Tensor:
         """Tokens of G chunks -> (G, L * width)."""
@@ -104,15 +106,33 @@ class LatentEncoder(Encoder):
             latents = layer(latents)
         return latents.flatten(1)
 
+    @torch.no_grad()
+    def spread_all(self, tokens: Tokens, values: Values | None, tables: LatentTables) -> None:
+        """As `Encoder.spread`, over all latents together: make them vary over the chunks of a first batch."""
+        answer = self._attended(tokens, values, tables) @ self.to_out.weight.T
+        there = tokens.offsets.diff() > 0
+        if values is not None:
+            there = there | (values.size.flatten() > 0)
+        answer = answer[there]
+        if len(answer) < 2 or not bool(answer.std(dim=0).mean() > 0):
+            return
+        scale = LATENT_STD / answer.std(dim=0).mean()
+        self.to_out.weight.mul_(scale)
+        self.to_out.bias.copy_(-scale * answer.mean(dim=(0, 1)))
+
     def _attended(self, tokens: Tokens, values: Values | None, tables: LatentTables) -> Tensor:
         """(G, L, head), one softmax over everything in a chunk."""
         if values is None or self.attend_values is None or tables.values is None:
             return self._of_spikes(tokens, tables)
         empty = (values.size.flatten() == 0)[:, None, None]
-        of_values, total = self.attend_values(tables.query, tables.time_s, tables.values, values)
+        slots = tables.kept.get("slots")
+        if slots is None or not slots.fits(values):
+            slots = self.attend_values.slots(tables.query, tables.time_s, tables.values, values)
+            tables.kept["slots"] = slots
+        of_values, score = self.attend_values(slots, tables.time_s, values)
         if not len(tokens.unit):
             return torch.where(empty, self._blanks(tables), of_values)
-        share = (self._log_total(tokens, tables) - total).sigmoid().unsqueeze(-1)  # of spikes
+        share = (self._log_total(tokens, tables) - score.logsumexp(-1)).sigmoid().unsqueeze(-1)  # of spikes
         share = torch.where(empty, torch.ones_like(share), share)
         share = torch.where((tokens.offsets.diff() == 0)[:, None, None] & ~empty, 0.0, share)
         return share * self._of_spikes(tokens, tables) + (1 - share) * of_values

@@ -75,6 +75,36 @@ def value_tables(
     )
 
 
+class Slots(NamedTuple):
+    """What the tokens of a layout answer to all queries, whatever their values; a stream keeps it."""
+
+    unit: Tensor
+    """(S, M), as `kind` and `time_s`: which layout it is of."""
+    kind: Tensor
+    time_s: Tensor
+    rank: Tensor
+    """(M,) int64: place in the chunk; past every chunk for what is no token."""
+    square: Tensor
+    """(S, 1, 1, M), as `cross` and `slope_square`: of the length of each token."""
+    cross: Tensor
+    slope_square: Tensor
+    base: Tensor
+    """(S, L, 1, M): score at value 0, before it is divided by the length."""
+    slope: Tensor
+    """(S, L, 1, M): of the score."""
+    bias: Tensor
+    """(S, L, 1, M): what the shift of the norm adds."""
+    value: Tensor
+    """(S, M, head), turned to the token's time, as the next two."""
+    slope_value: Tensor
+    bias_value: Tensor
+
+    def fits(self, values: Values) -> bool:
+        """Whether these tokens have this layout."""
+        pairs = ((self.unit, values.unit), (self.kind, values.kind), (self.time_s, values.time_s))
+        return all(torch.equal(mine, theirs) for mine, theirs in pairs)
+
+
 class ValueAttention(nn.Module):
     """Softmax over the value tokens of a chunk, for several queries.
 
@@ -92,71 +122,65 @@ class ValueAttention(nn.Module):
         self.register_buffer("place", place, persistent=False)
         self.rotary = rotary
 
-    def forward(
-        self, query: Tensor, time_s: Tensor, tables: ValueTables, values: Values
-    ) -> tuple[Tensor, Tensor]:
-        """Attend.
+    def slots(self, query: Tensor, time_s: Tensor, tables: ValueTables, values: Values) -> Slots:
+        """What can be said before the values are known.
 
         Args:
             query: (L, head), scaled.
             time_s: (L,) of the queries, since the start of the chunk.
             tables: Of the units.
             values: Tokens of S x C chunks.
-
-        Returns:
-            (S * C, L, head), meaningless for a chunk without tokens, and (S * C, L) the logarithm of the sum
-            of exp(score), about -1e38 for a chunk without tokens.
         """
-        score, length = self._scores(query, time_s, tables, values)
-        there = values.unit.unsqueeze(1) > 0
-        rank = torch.arange(values.unit.shape[1], device=there.device)
-        there = there & (rank < values.size.unsqueeze(2))  # (S, C, M)
-        score = score.masked_fill(~there.unsqueeze(1), torch.finfo(score.dtype).min)
-        weight = score.softmax(-1)
-        attended = self._sums(weight, length, tables, values)
-        cos, sin = self.rotary(-time_s)
-        attended = rotate(attended, cos.unsqueeze(1), sin.unsqueeze(1))  # (S, L, C, head)
-        total = score.logsumexp(-1)
-        return attended.transpose(1, 2).flatten(0, 1), total.transpose(1, 2).flatten(0, 1)
-
-    def _scores(
-        self, query: Tensor, time_s: Tensor, tables: ValueTables, values: Values
-    ) -> tuple[Tensor, Tensor]:
-        """(S, L, C, M) scores, and (S, 1, C, M) one over the length of each token."""
-        kind, row = self._rows(values, tables)
-        turned = rotate(query, *self.rotary(time_s)).T
+        kind = self.place[values.kind]
+        row = kind * (len(tables.key) // len(tables.slope_key)) + values.unit
         cos, sin = self.rotary(values.time_s)
+        asking = rotate(query, *self.rotary(time_s)).T
 
         def asked(keys: Tensor) -> Tensor:
-            return (rotate(keys, cos, sin) @ turned).transpose(1, 2).unsqueeze(2)  # (S, L, 1, M)
+            return (rotate(keys, cos, sin) @ asking).transpose(1, 2).unsqueeze(2)
 
-        x = values.value.to(tables.key.dtype).unsqueeze(1)  # (S, 1, C, M)
-
-        def per_token(table: Tensor, index: Tensor) -> Tensor:
+        def each(table: Tensor, index: Tensor) -> Tensor:
             return functional.embedding(index, table.unsqueeze(1)).squeeze(2)[:, None, None]
 
-        square = per_token(tables.square, row) + x * per_token(tables.cross, row)
-        length = (square + x.square() * per_token(tables.slope_square, kind)).rsqrt()
-        line = asked(functional.embedding(row, tables.key)) + x * asked(tables.slope_key[kind])
-        return line * length + asked(tables.bias_key.expand(*kind.shape, -1)), length
+        rank = torch.arange(row.shape[1], device=row.device)
+        return Slots(
+            unit=values.unit,
+            kind=values.kind,
+            time_s=values.time_s,
+            rank=torch.where(values.unit > 0, rank, len(rank)).unsqueeze(1),
+            square=each(tables.square, row),
+            cross=each(tables.cross, row),
+            slope_square=each(tables.slope_square, kind),
+            base=asked(functional.embedding(row, tables.key)),
+            slope=asked(tables.slope_key[kind]),
+            bias=asked(tables.bias_key.expand(*kind.shape, -1)),
+            value=rotate(functional.embedding(row, tables.value), cos, sin),
+            slope_value=rotate(tables.slope_value[kind], cos, sin),
+            bias_value=rotate(tables.bias_value.expand(*kind.shape, -1), cos, sin),
+        )
 
-    def _sums(self, weight: Tensor, length: Tensor, tables: ValueTables, values: Values) -> Tensor:
-        """Weighted sums of the turned values: (S, L, C, head)."""
-        kind, row = self._rows(values, tables)
-        cos, sin = self.rotary(values.time_s)
-        shape = weight.shape
+    def forward(self, slots: Slots, time_s: Tensor, values: Values) -> tuple[Tensor, Tensor]:
+        """Attend.
+
+        Args:
+            slots: Of `slots`, for these tokens.
+            time_s: (L,) of the queries.
+            values: Tokens of S x C chunks.
+
+        Returns:
+            (S * C, L, head), meaningless for a chunk without tokens, and (S * C, L, M) scores, about -1e38
+            for what is no token.
+        """
+        x = values.value.to(slots.value.dtype).unsqueeze(1)  # (S, 1, C, M)
+        length = (slots.square + x * (slots.cross + x * slots.slope_square)).rsqrt()
+        score = (slots.base + x * slots.slope) * length + slots.bias  # (S, L, C, M)
+        there = slots.rank < values.size.unsqueeze(2)
+        score = score.masked_fill(~there.unsqueeze(1), torch.finfo(score.dtype).min)
+        weight = score.softmax(-1)
         divided = weight * length
-        scaled = divided * values.value.to(weight.dtype).unsqueeze(1)
-
-        def summed(weights: Tensor, table: Tensor) -> Tensor:
-            return weights.flatten(1, 2) @ rotate(table, cos, sin)
-
-        total = summed(divided, functional.embedding(row, tables.value))
-        total = total + summed(scaled, tables.slope_value[kind])
-        total = total + summed(weight, tables.bias_value.expand(*kind.shape, -1))
-        return total.unflatten(1, shape[1:3])
-
-    def _rows(self, values: Values, tables: ValueTables) -> tuple[Tensor, Tensor]:
-        """(S, M) place of each token's kind, and its row in the tables of units."""
-        kind = self.place[values.kind]
-        return kind, kind * (len(tables.key) // len(tables.slope_key)) + values.unit
+        sums = divided.flatten(1, 2) @ slots.value
+        sums = sums + (divided * x).flatten(1, 2) @ slots.slope_value
+        sums = sums + weight.flatten(1, 2) @ slots.bias_value
+        cos, sin = self.rotary(-time_s)
+        attended = rotate(sums.unflatten(1, weight.shape[1:3]), cos.unsqueeze(1), sin.unsqueeze(1))
+        return attended.transpose(1, 2).flatten(0, 1), score.transpose(1, 2).flatten(0, 1)

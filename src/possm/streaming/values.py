@@ -34,9 +34,8 @@ class ValueFeed:
         self.config, self.num_units = bound.spec.inputs, len(bound.unit_ids)
         self.layout = ValueLayout(self.config, bound.rows, bound.spec.chunk_ms)
         self.bin_s = bound.spec.chunk_ms / 1000 / self.layout.num_bins
-        normalizer = self.config.normalizer(self.num_units)
-        self._normalizers = dict.fromkeys(self.config.values, normalizer)
-        self._states = {name: normalizer.initial_state() for name in self.config.values}
+        self._normalize = self.config.normalizer(self.num_units)
+        self._state = self._normalize.initial_state()
         self._waiting: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self.discard()
 
@@ -72,12 +71,12 @@ class ValueFeed:
         num_chunks = len(edges_s) - 1
         tables = []
         for name in self.config.values:
-            raw = self._counted(spikes, edges_s) if name == "counts" else self._held(name, edges_s)
-            rows = measured(name, raw)
+            bins = self._counted(spikes, edges_s) if name == "counts" else self._held(name, edges_s)
+            rows = measured(name, bins)
             counts.missing_bins += int(np.isnan(rows).all(axis=1).sum())
-            made, self._states[name] = self._normalizers[name](rows, self._states[name])
-            tables.append(made)
-        table = tables[0] if len(tables) == 1 else np.concatenate(tables, axis=1)
+            tables.append(rows)
+        raw = tables[0] if len(tables) == 1 else np.concatenate(tables, axis=1)
+        table, self._state = self._normalize(raw, self._state)
         return self.layout.values(table, first=0, num_chunks=num_chunks)
 
     def discard(self) -> None:
@@ -87,19 +86,16 @@ class ValueFeed:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All it remembers, for a file."""
-        saved: dict[str, np.ndarray] = {}
-        for name, state in self._states.items():
-            saved |= {f"{name}.{field}": getattr(state, field) for field in NORMALIZER_ARRAYS}
-            saved[f"{name}.next"] = np.array(state.next)
+        saved = {f"past.{field}": getattr(self._state, field) for field in NORMALIZER_ARRAYS}
+        saved["past.next"] = np.array(self._state.next)
         for name, (times_s, rows) in self._waiting.items():
             saved |= {f"{name}.times_s": times_s, f"{name}.rows": rows}
         return saved
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Take up what `arrays` gave."""
-        for name in self._states:
-            parts: dict[str, Any] = {field: arrays[f"{name}.{field}"] for field in NORMALIZER_ARRAYS}
-            self._states[name] = NormalizerState(**parts, next=arrays[f"{name}.next"].item())
+        parts: dict[str, Any] = {field: arrays[f"past.{field}"] for field in NORMALIZER_ARRAYS}
+        self._state = NormalizerState(**parts, next=arrays["past.next"].item())
         for name in self._waiting:
             self._waiting[name] = arrays[f"{name}.times_s"], arrays[f"{name}.rows"]
 
