@@ -67,6 +67,7 @@ def export_decoder(
     check_exportable(decoder)
     with torch.inference_mode():
         model = copy.deepcopy(decoder.model).cpu().double().eval()
+        assert isinstance(model, Possm)  # others are not exportable
         made = build(model, rows, decoder.vocabulary.session_row(session), precision=precision)
     layout = [[tensor.name.removeprefix("next."), _shape(tensor)] for tensor in made.graph.output]
     behaviors = len(decoder.config.behaviors)

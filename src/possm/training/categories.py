@@ -61,8 +61,8 @@ def check_category(
                 logger.warning("%s: %d trials of the %s split have no label '%s' and are left out", *about)
         return
     labels = _sample_labels(recording, name, "valid")
-    number = class_numbers(labels, behavior.classes, about=f"{recording.name}, '{name}'")
-    if not (number >= 0).any():
+    numbers = class_numbers(labels, behavior.classes, about=f"{recording.name}, '{name}'")
+    if not (numbers >= 0).any():
         raise RecordingError(f"no label of '{name}' lies in the valid split", about=recording.name)
 
 

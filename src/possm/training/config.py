@@ -60,8 +60,8 @@ class TrainConfig:
     normalize: NormalizeConfig = NormalizeConfig()
     """How values in bins are normalized, where the decoder reads some."""
     cap_percentile: float | None = None
-    """No unit says more in a chunk than this percentile of its counts in the train split, and 1: bursts on all
-    channels at once would ruin decoders made of little data. None caps nothing."""
+    """No unit says more in a chunk than this percentile of its counts in the train split, and 1: bursts on
+    all channels at once would ruin decoders made of little data. None caps nothing."""
     reconstruct_steps: int = 0
     """Steps of a first phase, in which the encoder learns to tell each bin's values from its latents (paper,
     speech); 0 has none."""
