@@ -105,11 +105,12 @@ def sender(source: str) -> tuple[Callable[[Message], None], Callable[[], Any]]:
 
         rig = ZmqSender(place, pattern="push")
     elif kind == "redis":
-        from possm.streaming.links.redis import RedisSendConfig, RedisSender
+        from possm.streaming.links.entries import RedisSendConfig
+        from possm.streaming.links.redis import RedisSender
 
         rig = RedisSender(place, RedisSendConfig(port=int(rest.partition("port=")[2].partition("&")[0])))
     else:
-        from possm.streaming.links.lsl import LslSender
+        from possm.streaming.links.outlets import LslSender
 
         rig = LslSender(place)
         rig.wait(20)
@@ -142,7 +143,7 @@ def receiver(sink: str) -> Callable[[], list[float]]:
     if kind == "redis":
         import redis
 
-        from possm.streaming.links.redis import read_prediction
+        from possm.streaming.links.entries import read_prediction
 
         port = int(rest.partition("port=")[2].partition("&")[0])
         client, last = redis.Redis(port=port, protocol=2), [b"0"]
@@ -156,7 +157,7 @@ def receiver(sink: str) -> Callable[[], list[float]]:
         return from_redis
     import pylsl
 
-    from possm.streaming.links.lsl import FACTS
+    from possm.streaming.links.outlets import FACTS
 
     inlet = pylsl.StreamInlet(pylsl.resolve_byprop("name", place, 1, 20)[0])
     inlet.open_stream(10)

@@ -17,7 +17,7 @@ from possm.evaluation.score import decode
 from possm.model.decoder import BehaviorConfig
 from possm.streaming.export import export_decoder
 from possm.streaming.links.csv import CsvSink
-from possm.streaming.links.zmq import pack_prediction, unpack_prediction
+from possm.streaming.links.msgpacks import pack_prediction, unpack_prediction
 from possm.streaming.live import LiveDecoder
 from possm.streaming.rehearsal import randomise
 from possm.streaming.stale import StaleConfig, Watchdog

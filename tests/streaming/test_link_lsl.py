@@ -9,17 +9,10 @@ from link_helpers import UNITS, collect, messages, playing, prediction, spikes_o
 
 from possm.errors import ConfigError, StreamError
 from possm.streaming.links import Message, open_sink, open_source
-from possm.streaming.links.lsl import (
-    BELIEVED,
-    FACTS,
-    Correction,
-    LslConfig,
-    LslSender,
-    LslSource,
-    labels,
-    stream_info,
-)
-from possm.streaming.links.rig import LinkCounts
+from possm.streaming.links.correction import BELIEVED, Correction
+from possm.streaming.links.horizon import LinkCounts
+from possm.streaming.links.lsl import LslConfig, LslSource
+from possm.streaming.links.outlets import FACTS, LslSender, labels, stream_info
 
 CONFIG = """[multicast]
 ResolveScope = machine

@@ -17,13 +17,8 @@ from link_helpers import (
 
 from possm.errors import ConfigError, StreamError
 from possm.streaming.links import open_sink, open_source
-from possm.streaming.links.redis import (
-    RedisConfig,
-    RedisSendConfig,
-    RedisSender,
-    RedisSource,
-    read_prediction,
-)
+from possm.streaming.links.entries import RedisConfig, RedisSendConfig, read_prediction
+from possm.streaming.links.redis import RedisSender, RedisSource
 
 redis = pytest.importorskip("redis", reason="redis is not installed")
 pytestmark = pytest.mark.skipif(

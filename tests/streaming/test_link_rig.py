@@ -16,9 +16,10 @@ from stream_helpers import SESSION, by_behavior, push_all, random_recording, sma
 
 from possm.errors import StreamError
 from possm.streaming.links import SINKS, SOURCES
+from possm.streaming.links.horizon import Horizon, LinkCounts, Packet, RigConfig
 from possm.streaming.links.patience import need, retry
 from possm.streaming.links.replay import ReplaySource
-from possm.streaming.links.rig import Horizon, LinkCounts, Packet, RigConfig, RigSource
+from possm.streaming.links.rig import RigSource
 from possm.streaming.links.udp import UdpSender, UdpSource
 from possm.streaming.live import LiveDecoder
 from possm.streaming.run import run_stream

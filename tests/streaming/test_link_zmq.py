@@ -10,15 +10,8 @@ from link_helpers import collect, free_port, messages, playing, prediction, same
 
 from possm.errors import StreamError
 from possm.streaming.links import Message, open_sink, open_source
-from possm.streaming.links.zmq import (
-    ZmqConfig,
-    ZmqSender,
-    ZmqSource,
-    pack_prediction,
-    pack_spikes,
-    unpack_prediction,
-    unpack_spikes,
-)
+from possm.streaming.links.msgpacks import pack_prediction, pack_spikes, unpack_prediction, unpack_spikes
+from possm.streaming.links.zmq import ZmqConfig, ZmqSender, ZmqSource
 
 zmq = pytest.importorskip("zmq", reason="pyzmq is not installed")
 msgpack = pytest.importorskip("msgpack", reason="msgpack is not installed")

@@ -13,7 +13,7 @@ from possm.batch import Prediction
 from possm.streaming.host import Collector, HostConfig, steady_host
 from possm.streaming.inbox import StreamCounts
 from possm.streaming.links.base import Message, Sink, Source
-from possm.streaming.links.rig import LinkCounts
+from possm.streaming.links.horizon import LinkCounts
 from possm.streaming.live import LiveDecoder
 from possm.streaming.stale import StaleConfig, Ticker, Watchdog
 from possm.streaming.watch import Watch

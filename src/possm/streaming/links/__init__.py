@@ -10,7 +10,8 @@ from possm.errors import StreamError
 from possm.streaming.links.base import Message, Sink, Source
 from possm.streaming.links.callback import CallbackSink, CallbackSource
 from possm.streaming.links.csv import CsvSink, CsvSource
-from possm.streaming.links.lsl import LslSink, LslSource
+from possm.streaming.links.lsl import LslSource
+from possm.streaming.links.outlets import LslSink
 from possm.streaming.links.redis import RedisSink, RedisSource
 from possm.streaming.links.replay import ReplaySource
 from possm.streaming.links.udp import UdpSink, UdpSource

@@ -28,7 +28,7 @@ import numpy as np
 
 from possm.batch import Prediction
 from possm.streaming.links.base import Message
-from possm.streaming.links.rig import Packet
+from possm.streaming.links.horizon import Packet
 
 HEAD = struct.Struct("<4sBBHIQ")
 SPIKES = struct.Struct("<ddI")

@@ -24,7 +24,7 @@ import numpy as np
 from possm.batch import Prediction
 from possm.errors import StreamError
 from possm.streaming.links.base import Message
-from possm.streaming.links.rig import CLOCKS, Horizon, LinkCounts, Packet, RigConfig
+from possm.streaming.links.horizon import CLOCKS, Horizon, LinkCounts, Packet, RigConfig
 from possm.streaming.live import LiveDecoder
 
 try:

@@ -16,7 +16,8 @@ from possm.config import require
 from possm.errors import StreamError
 from possm.streaming.links.base import Message, options
 from possm.streaming.links.datagrams import LARGEST, pack_prediction, pack_spikes, unpack_spikes
-from possm.streaming.links.rig import Packet, RigConfig, RigSource
+from possm.streaming.links.horizon import Packet, RigConfig
+from possm.streaming.links.rig import RigSource
 
 BUFFER_BYTES = 4 << 20
 
