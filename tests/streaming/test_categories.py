@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +15,7 @@ from stream_helpers import by_behavior, push_all
 
 import toys
 from possm.batch import Prediction
+from possm.data.formats.hdf5 import write_hdf5
 from possm.data.intervals import Intervals
 from possm.evaluation.score import decode
 from possm.model.decoder import BehaviorConfig
@@ -75,6 +79,22 @@ def test_a_table_has_a_column_for_each_class(tmp_path):
     assert len(rows) == 20
     shown = [[float(row[f"{LABEL}.{i}"]) for i in range(3)] for row in rows]
     np.testing.assert_allclose(shown, np.concatenate([p.values for p in predictions]), rtol=1e-6)
+
+
+def test_the_command_streams_categories_without_torch(tmp_path):
+    decoder = class_decoder(RECORDING)
+    path = export_decoder(decoder, tmp_path / "d.onnx")
+    write_hdf5(RECORDING, tmp_path / "r.h5")
+    (tmp_path / "torch.py").write_text("raise ImportError('not here')")
+    words = [str(path), "--source", f"replay:{tmp_path}/r.h5", "--sink", f"csv:{tmp_path}/o.csv"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    subprocess.run([sys.executable, "-m", "possm", "stream", *words], env=environment, check=True)
+    with (tmp_path / "o.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    shown = [[float(row[f"{LABEL}.{i}"]) for i in range(3)] for row in rows]
+    begin_s = float(RECORDING.domain.start_s[0])
+    wanted = push_all(LiveDecoder(decoder, origin_s=begin_s), RECORDING, start_s=begin_s, until_s=begin_s + 5)
+    np.testing.assert_allclose(shown[:100], np.concatenate([p.values for p in wanted]), atol=1e-4)
 
 
 def test_messages_carry_the_names():
