@@ -700,6 +700,27 @@ def _bench_handwriting() -> Callable[..., None]:
     return handwriting
 
 
+def _bench_speech() -> Callable[..., None]:
+    """Simulated speech: POSSM and the GRU of strided windows, inputs and phases compared."""
+    from possm.bench.speech import SpeechBench
+
+    def speech(config: SpeechBench, *, out: Path, json: Path | None = None, quick: bool = False) -> None:
+        """Train decoders of phonemes on days that drift, and time a step of the small one.
+
+        Args:
+            config: What to compare.
+            out: Folder of runs; a bench that was interrupted goes on there.
+            json: File for the rows.
+            quick: One day, few channels and steps instead, to see whether it runs.
+        """
+        from possm.bench.speech import bench_speech
+
+        config = SpeechBench.quick() if quick else config
+        _show(bench_speech(out, config, progress=_to_stderr), json)
+
+    return speech
+
+
 def _show(report: Any, json: Path | None) -> None:
     print(report.text())
     if json is not None:
@@ -713,6 +734,7 @@ def _to_stderr(line: str) -> None:
 BENCHES: dict[str, Callable[[], Callable[..., None]]] = {
     "targets": _bench_targets,
     "handwriting": _bench_handwriting,
+    "speech": _bench_speech,
     "accuracy": _bench_accuracy,
     "transfer": _bench_transfer,
     "latency": _bench_latency,
