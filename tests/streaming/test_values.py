@@ -1,10 +1,13 @@
 """Counts and power, pushed bin by bin, decode as the recording they come from."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from stream_helpers import SESSION, UNITS, assert_same, batch_answers, by_behavior, small_decoder
 
+from possm.data.normalize import NormalizeConfig
 from possm.data.recording import Binned, Intervals, Recording
 from possm.errors import CheckpointError, StreamError
 from possm.streaming.export import export_decoder
@@ -17,8 +20,6 @@ def decoder_of(*, inputs=("counts", "power"), chunk_ms=20, bin_ms=None, **change
     made = small_decoder(inputs=inputs, chunk_ms=chunk_ms, num_latents=2, latent_layers=1, **changes)
     if bin_ms is None:
         return made
-    from dataclasses import replace
-
     return replace(made, inputs=replace(made.inputs, rate_hz=1000 / bin_ms))
 
 
@@ -127,6 +128,32 @@ def test_power_that_does_not_fit_is_an_error(power, message):
     live = LiveDecoder(decoder_of(), unit_ids=recording.unit_ids)
     with pytest.raises(StreamError, match=message):
         push(live, recording, 0.0, 0.1, power=power)
+
+
+def test_a_swap_finds_the_units_where_the_new_decoder_has_them():
+    """As after adapting: the same weights, their rows further down."""
+    decoder, recording = decoder_of(inputs=("counts",)), recording_of()
+    longer = decoder_of(inputs=("counts",), sessions=("another", SESSION))
+    with torch.no_grad():
+        for own, other in zip(decoder.model.parameters(), longer.model.parameters(), strict=True):
+            if own.shape == other.shape:
+                other.copy_(own)
+            elif len(own) == 1:  # a table by session
+                other[-1] = own[0]
+            else:  # by unit; the first row is that of the blank one
+                other[0], other[1 : 1 + UNITS], other[-UNITS:] = own[0], 0.0, own[1:]
+    plain, live = (LiveDecoder(decoder, unit_ids=recording.unit_ids) for _ in "12")
+    begun = push(live, recording, 0.0, 2.0)
+    live.swap(longer)
+    assert_same(begun + push(live, recording, 2.0, 4.0), push_all(plain, recording, packet_s=2.0))
+
+
+def test_a_decoder_that_normalizes_otherwise_cannot_take_over():
+    live = LiveDecoder(decoder_of(inputs=("counts",)))
+    other = decoder_of(inputs=("counts",))
+    slower = replace(other.inputs, normalize=NormalizeConfig(past_s=33.0))
+    with pytest.raises(StreamError, match="cannot take over"):
+        live.swap(replace(other, inputs=slower))
 
 
 def test_export_says_what_it_cannot(tmp_path):

@@ -56,7 +56,10 @@ class Binding:
         """What two decoders must have in common for one to take over from the other."""
         state = self.engine.initial_state()
         arrays = [f"{array.dtype}{list(array.shape)}" for array in (*state.backbone, state.recent)]
-        reads = ", ".join(self.spec.inputs.inputs)
+        inputs = self.spec.inputs
+        reads = ", ".join(inputs.inputs)
+        if inputs.values:
+            reads += f" in {inputs.rate_hz:g} bins a second, {inputs.normalize}"
         clock = f"chunk {self.spec.chunk_ms} ms, lead {self.spec.lead_ms} ms"
         return f"{clock}, reads {reads}, state {' '.join(arrays)}"
 

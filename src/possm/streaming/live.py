@@ -248,6 +248,8 @@ class LiveDecoder:
             )
         self.bound = bound
         self._inbox.change_known(bound.known)
+        if self._feed is not None:
+            self._feed.rebind(bound)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write all that this stream remembers to a .safetensors file, for `resume`.

@@ -32,12 +32,16 @@ class ValueFeed:
 
     def __init__(self, bound: Binding) -> None:
         self.config, self.num_units = bound.spec.inputs, len(bound.unit_ids)
-        self.layout = ValueLayout(self.config, bound.rows, bound.spec.chunk_ms)
+        self.rebind(bound)
         self.bin_s = bound.spec.chunk_ms / 1000 / self.layout.num_bins
         self._normalize = self.config.normalizer(self.num_units)
         self._state = self._normalize.initial_state()
         self._waiting: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self.discard()
+
+    def rebind(self, bound: Binding) -> None:
+        """Go on with another decoder of the same inputs, whose rows of the units may be others."""
+        self.layout = ValueLayout(self.config, bound.rows, bound.spec.chunk_ms)
 
     @property
     def features(self) -> tuple[str, ...]:
