@@ -237,3 +237,19 @@ def test_artefacts_are_capped_and_reported(tmp_path):
     result = finetune(DECODER, [noisy], config_of(), tmp_path)
     assert load_decoder(result.path).vocabulary.caps == result.decoder.vocabulary.caps != ()
     assert json.loads((tmp_path / "summary.json").read_text())["capped_share"] > 0.1
+
+
+def test_training_from_scratch_caps_if_asked(tmp_path):
+    from possm.model.decoder import PossmConfig
+    from possm.training.loop import TrainConfig, train
+
+    config = TrainConfig(
+        behavior=("vel",), decoder=PossmConfig(**toys.TINY), epochs=1, window_s=1.0, cap_percentile=90.0
+    )
+    result = train([OLD[0]], config, tmp_path / "capped")
+    caps = load_decoder(result.path).vocabulary.caps
+    assert min(caps[1:]) >= 1
+    assert 0 < result.summary["capped_share"] < 0.1
+    plain = train([OLD[0]], replace(config, cap_percentile=None), tmp_path / "plain")
+    assert plain.decoder.vocabulary.caps == ()
+    assert "capped_share" not in plain.summary
