@@ -67,6 +67,9 @@ def test_it_tells_the_classes_and_chooses_on_validation_trials():
         for k in (1, 9)
     ]
     assert fitted.valid_accuracy >= max(one.valid_accuracy for one in tried)
+    for one in (fitted, *tried):  # what it was chosen by is what it does
+        held = np.mean(one.decide(RECORDING, part("valid").trials) == part("valid").number)
+        assert one.valid_accuracy == pytest.approx(held)
     blind = []
     for seed in range(8):
         number = np.random.default_rng(seed).permutation(part("train").number)

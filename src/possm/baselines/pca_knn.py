@@ -7,6 +7,7 @@ number of components and of neighbours are the best on validation trials.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,23 +77,42 @@ def fit_pca_knn(
     if not (len(train.trials) and len(valid.trials)):
         raise RecordingError("no trial to fit or to choose by", about=recording.name)
     length_s = float(np.median(train.trials.end_s - train.trials.start_s))
-    best: PcaKnn | None = None
-    for bin_ms in config.bin_ms:
-        seen, held = (
-            trial_counts(recording, part.trials, bin_ms=bin_ms, length_s=length_s) for part in (train, valid)
-        )
-        for components, neighbours in itertools.product(config.components, config.neighbours):
-            if components > min(seen.shape) or neighbours > len(seen):
-                continue
-            pipeline = _pipeline(components, neighbours).fit(seen, train.number)
-            right = float(np.mean(pipeline.predict(held) == valid.number))
-            if best is None or right > best.valid_accuracy:
-                best = PcaKnn(bin_ms, components, neighbours, right, length_s, pipeline)
-    if best is None:
-        raise RecordingError(
-            "too few training trials for any setting", about=recording.name, got=len(train.trials)
-        )
-    return best
+    tried = [
+        (right, bin_ms, components, neighbours)
+        for bin_ms in config.bin_ms
+        for right, components, neighbours in _tried(recording, train, valid, config, bin_ms, length_s)
+    ]
+    if not tried:
+        count = len(train.trials)
+        raise RecordingError("too few training trials for any setting", about=recording.name, got=count)
+    right, bin_ms, components, neighbours = max(tried, key=lambda one: one[0])  # the first of equals
+    seen = trial_counts(recording, train.trials, bin_ms=bin_ms, length_s=length_s)
+    pipeline = _pipeline(components, neighbours).fit(seen, train.number)
+    return PcaKnn(bin_ms, components, neighbours, right, length_s, pipeline)
+
+
+def _tried(
+    recording: Recording,
+    train: TrialClasses,
+    valid: TrialClasses,
+    config: PcaKnnConfig,
+    bin_ms: int,
+    length_s: float,
+) -> Iterator[tuple[float, int, int]]:
+    """(accuracy, components, neighbours) of one bin; fewer components are the first ones of more."""
+    seen, held = (
+        trial_counts(recording, part.trials, bin_ms=bin_ms, length_s=length_s) for part in (train, valid)
+    )
+    fitting = [components for components in config.components if components <= min(seen.shape)]
+    if not fitting:
+        return
+    *reduce, (_, knn) = _pipeline(max(fitting), 1).steps
+    for _, step in reduce:
+        seen, held = step.fit_transform(seen), step.transform(held)
+    for components, neighbours in itertools.product(fitting, config.neighbours):
+        if neighbours <= len(seen):
+            knn.set_params(n_neighbors=neighbours).fit(seen[:, :components], train.number)
+            yield float(np.mean(knn.predict(held[:, :components]) == valid.number)), components, neighbours
 
 
 def trial_counts(recording: Recording, trials: Intervals, *, bin_ms: int, length_s: float) -> np.ndarray:
