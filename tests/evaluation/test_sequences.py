@@ -1,3 +1,4 @@
+import json
 import math
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 
 from possm.data.ctc import beam_search
 from possm.errors import ConfigError
+from possm.evaluation.assess import assess, write_assessment
 from possm.evaluation.score import evaluate
 from possm.evaluation.sequences import CHUNKS_AT_ONCE, _groups, decode_sequences, error_rate
 from speech_toys import BEHAVIOR, SYMBOLS, decoder_of, spoken
@@ -70,3 +72,13 @@ def test_scores():
     text, _ = answers.text(0)
     assert text == recording.intervals["trials"].columns["phonemes"][10]
     assert answers.error_rate(beam_search) >= 0 and answers.symbols == SYMBOLS
+
+
+def test_an_assessment_says_the_error_rate(tmp_path):
+    recording = spoken(sentences=12)
+    decoder = decoder_of(recording)
+    result = assess(decoder, [recording])
+    (score,) = result.scores
+    assert f"{100 * score.per:.1f} %" in result.table() and "R2" not in result.table()
+    write_assessment(result, tmp_path, decoder=decoder, recording=recording)
+    assert json.loads((tmp_path / "scores.json").read_text())[0]["per"] == score.per

@@ -50,9 +50,9 @@ class Assessment:
     def table(self) -> str:
         """The scores as lines of text, and their mean and SD where there are several sessions."""
         head = f"{'session':<28} {'behavior':<14} {'split':<6} {'R2':>7} {'Wiener':>7}  per dimension"
-        lines = [head, *(_line(score) for score in self.scores if score.accuracy is None)]
-        lines = lines if len(lines) > 1 else []
-        for name in dict.fromkeys(score.behavior for score in self.scores if score.accuracy is None):
+        moving = [score for score in self.scores if score.measure == "r2"]
+        lines = [head, *map(_line, moving)] if moving else []
+        for name in dict.fromkeys(score.behavior for score in moving):
             each = [score.r2 for score in self.scores if score.behavior == name]
             theirs = [s.r2_wiener for s in self.scores if s.behavior == name and s.r2_wiener is not None]
             if len(each) > 1:
@@ -61,7 +61,7 @@ class Assessment:
                     f"{'mean of ' + str(len(each)):<28} {name:<14} {'':<6} {np.mean(each):7.3f} {wiener}"
                     f"  SD over sessions {np.std(each):.3f}"
                 )
-        return "\n".join([*lines, *_class_lines(self.scores)])
+        return "\n".join([*lines, *_class_lines(self.scores), *_sequence_lines(self.scores)])
 
 
 def assess(
@@ -88,6 +88,9 @@ def assess(
                 answers = decoded[score.behavior].trials
                 out.scores.append(score)
                 out.trials.extend([] if answers is None else [answers])
+                continue
+            if score.per is not None:
+                out.scores.append(score)
                 continue
             yardstick = None
             if wiener:
@@ -219,6 +222,14 @@ def _class_lines(scores: Sequence[Score]) -> list[str]:
             spread = f"SD over sessions {np.std(each):.1f}"
             lines.append(f"{of:<28} {name:<20} {'':<6} {np.mean(each):6.1f} %  {spread}")
     return lines
+
+
+def _sequence_lines(scores: Sequence[Score]) -> list[str]:
+    mine = [score for score in scores if score.per is not None]
+    lines = [f"{'session':<28} {'behavior':<20} {'split':<6} error rate  trials"] if mine else []
+    return lines + [
+        f"{s.session:<28} {s.behavior:<20} {s.split:<6} {-100 * s.value:8.1f} %  {s.trials:>6}" for s in mine
+    ]
 
 
 def _finite(row: dict[str, Any]) -> dict[str, Any]:
