@@ -31,6 +31,16 @@ RECORDING = replace(trial_recording(trials=12), intervals={})
 END_S = 9.0
 
 
+def make_lively(decoder):
+    """Random weights under which probabilities move with the spikes, and no class always wins."""
+    randomise(decoder.model, torch.Generator().manual_seed(0))
+    (readout,) = decoder.model.readouts.values()
+    with torch.no_grad():
+        readout.linear.weight.mul_(10)
+        odds = decode(decoder, RECORDING, Intervals.of([(0.0, END_S)]), warmup_s=0.0)[LABEL].values
+        readout.linear.bias.sub_(torch.from_numpy(np.log(odds).mean(axis=0)))
+
+
 def pushed(engine):
     return push_all(LiveDecoder(engine, origin_s=0.0), RECORDING, until_s=END_S)
 
@@ -39,7 +49,7 @@ def pushed(engine):
 @pytest.mark.parametrize("engine", ["torch", "onnx"])
 def test_probabilities_of_a_stream_are_those_of_the_batch(tmp_path, backbone, engine):
     decoder = class_decoder(RECORDING, backbone=backbone)
-    randomise(decoder.model, torch.Generator().manual_seed(0))  # so that probabilities move
+    make_lively(decoder)
     wanted = decode(decoder, RECORDING, Intervals.of([(0.0, END_S)]), warmup_s=0.0)[LABEL]
     path = export_decoder(decoder, tmp_path / "d.onnx") if engine == "onnx" else decoder
     predictions = pushed(path)
@@ -47,7 +57,7 @@ def test_probabilities_of_a_stream_are_those_of_the_batch(tmp_path, backbone, en
     np.testing.assert_allclose(times_s, wanted.times_s)
     np.testing.assert_allclose(values, wanted.values, atol=1e-4)
     np.testing.assert_allclose(values.sum(axis=1), 1, atol=1e-5)
-    assert values.std(axis=0).min() > 0.01
+    assert values.std(axis=0).max() > 0.02
     assert all(prediction.classes == CLASSES for prediction in predictions)
 
 
