@@ -185,10 +185,11 @@ class Possm(DecoderModel):
 
     def see(self, batch: Batch) -> None:
         """Make latents vary over the chunks of a first batch (`Encoder.spread`)."""
-        if isinstance(self.encoder, LatentEncoder):
-            self.encoder.spread_all(batch.tokens, batch.values, self.tables())
+        tables = self.tables()
+        if isinstance(tables, LatentTables):
+            cast(LatentEncoder, self.encoder).spread_all(batch.tokens, batch.values, tables)
         else:
-            self.encoder.spread(batch.tokens, self.tables())
+            self.encoder.spread(batch.tokens, tables)
 
     def initial_state(self, num_sequences: int) -> State:
         """The state before the first chunk, for S sequences."""
