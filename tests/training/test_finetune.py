@@ -239,7 +239,7 @@ def test_it_stops_when_nothing_gets_better(tmp_path, monkeypatch):
 def test_weights_are_pulled_back_to_where_they_started(tmp_path):
     """Ever less far from the pretrained weights, the stronger the pull."""
     moved = []
-    for decay in (0.0, 100.0, 400.0):
+    for decay in (0.0, 200.0, 800.0):
         config = config_of(mode="full", steps=20, units_share=0.0, anchor_decay=decay)
         run = Run(adapted_start(DECODER, [NEW], config), tmp_path / str(decay))
         run.run(None)

@@ -136,7 +136,7 @@ def test_an_equals_sign_and_another_clock(capsys, recording, tmp_path):
     [
         (["--decoder", "wienr"], "did you mean 'wiener'?"),
         (["--decoder", "transformer9"], "possm-gru, possm-s4d"),
-        (["--decoder"], "no decoder ''"),
+        (["--decoder"], "Missing argument"),
         (["--decoder", "wiener", "--hidden", "12"], "hidden"),
         (["--decoder", "gru", "--input-dropout", "1.5"], "input_dropout"),
     ],

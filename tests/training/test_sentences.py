@@ -14,6 +14,7 @@ from possm.errors import ConfigError, RecordingError
 from possm.evaluation.score import evaluate
 from possm.training.loop import train
 from possm.training.losses import ctc
+from possm.training.optim import OptimConfig
 from speech_toys import BEHAVIOR, config_of, decoder_of, every_sequence, spoken
 
 
@@ -95,7 +96,7 @@ def test_batches_depend_on_seed_and_epoch_only_and_can_be_shared_out():
 
 def test_a_short_run_learns_and_its_decoder_is_in_the_folder(tmp_path):
     recording = spoken(sentences=60, length=(3, 5))
-    config = config_of(epochs=25)
+    config = config_of(epochs=25, optim=OptimConfig(learning_rate=3e-3, ema=0.9))
     result = train([recording], config, tmp_path / "run")
     best = -result.summary["best_valid_minus_error_rate"]
     assert best < 0.5
