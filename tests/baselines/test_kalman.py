@@ -161,14 +161,15 @@ def test_the_decoder_runs_the_fitted_filter():
     inputs = FitInputs(
         recordings=[recording], vocabulary=decoder.vocabulary, scaling_of=lambda session: scaling
     )
-    series, mean = chunk_series(recording, decoder.config, inputs)
+    series, mean, phase = chunk_series(recording, decoder.config, inputs)
+    assert phase == pytest.approx([-0.1, -0.1])  # samples at 0, 10, ..., 40 of 50 ms
     fit: Kalman = fit_kalman(series, decoder.config.grid)
     summed = replace(series, counts=summed_counts(series, fit.width))
     path = run(fit.spread, fit.transition, fit.evidence, summed)
     middle_s = (np.arange(len(path)) + 1.5) * 0.05  # of what chunk 0, 1, ... are asked for
     keep = middle_s < 39.9
     got = decode(decoder, recording, Intervals.of([(0.0, 40.0)]), times_s={"vel": middle_s[keep]})["vel"]
-    wanted = scaling["vel"].invert(path @ fit.value.T + mean)
+    wanted = scaling["vel"].invert(path @ (fit.value + 0.1 * fit.slope).T + mean)
     np.testing.assert_allclose(got.values, wanted[keep], atol=1e-3)
 
 
@@ -202,6 +203,18 @@ def test_a_behavior_slower_than_the_chunks_is_interpolated():
     assert evaluate(fitted(slow), slow)[0][0].r2 > 0.75
 
 
+def test_one_sample_a_chunk_wherever_it_lies():
+    """At the start, the middle or the end of what a chunk answers for, also on the edge but for rounding."""
+    recording = toys.recording(seconds=60, bin_ms=50)
+    values, scores = recording.behavior("vel").values, []
+    for first, shift_s in ((0, 0.0), (0, -5e-10), (2, 0.0), (4, 0.0)):
+        signal = Signal(values[first::5], start_s=first / 100 + shift_s, rate_hz=20.0)
+        moved = replace(recording, signals={"vel": signal})
+        scores.append(evaluate(fitted(moved), moved)[0][0].r2)
+    assert min(scores) > 0.75  # later is harder
+    assert scores[0] == pytest.approx(scores[1], abs=2e-3)
+
+
 def test_nothing_is_asked_beyond_a_cut():
     """The last chunk of a stretch answers for what comes after it, which is another stretch's."""
     starts_s = np.arange(0.0, 40.0, 2.0)
@@ -212,9 +225,9 @@ def test_nothing_is_asked_beyond_a_cut():
         scaling_of=lambda session: {"vel": Scaling.fit([recording], "vel")},
     )
     config = KalmanConfig(behaviors={"vel": BehaviorConfig(num_dimensions=2)})
-    series, _ = chunk_series(recording, config, inputs)
+    series, _, _ = chunk_series(recording, config, inputs)
     assert np.flatnonzero(np.isnan(series.behavior[:, 0])).tolist() == list(range(39, 800, 40))
-    at_once, _ = chunk_series(recording, replace(config, lead_ms=0), inputs)
+    at_once, _, _ = chunk_series(recording, replace(config, lead_ms=0), inputs)
     assert np.isfinite(at_once.behavior).all()
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from possm.baselines.base import CountsDecoder
 from possm.baselines.counts import Columns
 from possm.baselines.fitted import FitInputs, only_continuous
-from possm.baselines.grid import chunk_series
+from possm.baselines.grid import Gridded, chunk_series
 from possm.baselines.kalman import SCHEDULE, Kalman, KalmanGrid, fit_kalman
 from possm.baselines.readin import Readin
 from possm.config import require
@@ -100,12 +100,12 @@ class KalmanDecoder(CountsDecoder):
         return decoded, (state.squeeze(1), age, after)
 
     @torch.no_grad()
-    def set_filter(self, fit: Kalman, mean: np.ndarray, *, rows: np.ndarray, session: int) -> None:
+    def set_filter(self, fit: Kalman, gridded: Gridded, *, rows: np.ndarray, session: int) -> None:
         """Take over what was fitted on one session.
 
         Args:
             fit: The filter, of a state of the decoder's size or smaller.
-            mean: (outputs,) of the behaviors, scaled.
+            gridded: What it was fitted on.
             rows: (units,) of the vocabulary.
             session: Row of the session.
         """
@@ -120,9 +120,10 @@ class KalmanDecoder(CountsDecoder):
             part = slice(first, first + behavior.num_dimensions)
             values = slice(2 * first, 2 * first + behavior.num_dimensions)
             slopes = slice(values.stop, values.stop + behavior.num_dimensions)
-            self.readout[session, :size, values] = torch.from_numpy(fit.value[part].T).to(self.readout)
+            middle = fit.value[part] - fit.slope[part] * gridded.phase[part, None]
+            self.readout[session, :size, values] = torch.from_numpy(middle.T).to(self.readout)
             self.readout[session, :size, slopes] = torch.from_numpy(fit.slope[part].T).to(self.readout)
-            self.mean[session, values] = torch.from_numpy(mean[part]).to(self.mean)
+            self.mean[session, values] = torch.from_numpy(gridded.mean[part]).to(self.mean)
             first = part.stop
 
 
@@ -143,21 +144,21 @@ def fit_kalman_decoder(config: KalmanConfig, inputs: FitInputs) -> KalmanDecoder
     model = KalmanDecoder(replace(config, size=size, history=history), **inputs.sizes)
     model.evidence.weight.zero_()
     model.fit_inputs(inputs.recordings, inputs.vocabulary)
-    for recording, fit, mean in made:
+    for recording, fit, gridded in made:
         rows = inputs.vocabulary.unit_rows(recording)
         session = inputs.vocabulary.session_row(recording.session_id)
-        model.set_filter(fit, mean, rows=rows, session=session)
+        model.set_filter(fit, gridded, rows=rows, session=session)
     return model.eval()
 
 
-def _fit(recording: Recording, config: KalmanConfig, inputs: FitInputs) -> tuple[Kalman, np.ndarray]:
-    series, mean = chunk_series(recording, config, inputs)
-    fit = fit_kalman(series, config.grid)
+def _fit(recording: Recording, config: KalmanConfig, inputs: FitInputs) -> tuple[Kalman, Gridded]:
+    gridded = chunk_series(recording, config, inputs)
+    fit = fit_kalman(gridded.series, config.grid)
     if fit is None:
         raise RecordingError(
             "too few chunks in a row to fit a Kalman filter",
             about=recording.name,
-            got=f"{int(series.train.sum())} chunks in the train split",
+            got=f"{int(gridded.series.train.sum())} chunks in the train split",
             fix="record longer, or lower --orders and --ahead",
         )
-    return fit, mean
+    return fit, gridded
