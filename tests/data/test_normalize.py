@@ -12,9 +12,7 @@ RATE_HZ = 20.0
 
 
 def normalizer(features=3, **settings):
-    return CausalNormalizer(
-        features, rate_hz=RATE_HZ, config=NormalizeConfig(**{"past_s": 2.0, **settings})
-    )
+    return CausalNormalizer(features, rate_hz=RATE_HZ, config=NormalizeConfig(**{"past_s": 2.0, **settings}))
 
 
 def drifting(bins=300, features=3, seed=0):
