@@ -134,7 +134,9 @@ def test_a_bench_that_is_stopped_leaves_nothing_running_and_goes_on(tmp_path, se
     script.write_text(BENCH)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, str(script), str(out)]
-    bench = subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.PIPE)
+    bench = subprocess.Popen(
+        command, env=environment, start_new_session=True, stderr=subprocess.PIPE, preexec_fn=hear_ctrl_c
+    )
     wait_for(lambda: (out / "jobs" / "n1.json").exists() and times_run(out, "n2") == 1)
     if sent == signal.SIGINT:
         os.killpg(bench.pid, sent)
@@ -149,6 +151,11 @@ def test_a_bench_that_is_stopped_leaves_nothing_running_and_goes_on(tmp_path, se
     rows = run_jobs(jobs(1, 2, first={2: "sleep"}), bench_helpers.squared, out)
     assert [row["square"] for row in rows] == [1, 4]
     assert (times_run(out, "n1"), times_run(out, "n2")) == (1, 2)
+
+
+def hear_ctrl_c() -> None:
+    """A shell that starts the tests in the background tells their processes to ignore it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def group_lives(group: int) -> bool:

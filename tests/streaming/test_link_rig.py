@@ -166,7 +166,8 @@ class TestTrouble:
     def test_ctrl_c_ends_it_cleanly(self, tmp_path):
         """A link that nobody speaks on, interrupted: the report says so, and nothing hangs."""
         code = f"""
-            import sys
+            import signal, sys
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
             sys.path.insert(0, {str(os.path.dirname(__file__))!r})
             from stream_helpers import SESSION, small_decoder
             from possm.streaming.links import open_sink, open_source
