@@ -89,6 +89,7 @@ def test_any_chunk_size_gives_the_hidden_states_of_one_call(name, size, dtype):
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_a_lost_state_would_be_noticed(name):
+    torch.manual_seed(0)  # whatever ran before; some weights forget nearly all of a state
     backbone, sequence = randomised(build(name)), inputs()
     wanted, _ = run_in_parts(backbone, sequence, CHUNKS)
     for lost in range(len(backbone.initial_state(3))):
