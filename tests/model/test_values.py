@@ -9,6 +9,7 @@ from possm.batch import KINDS, Batch, Tokens, Values
 from possm.errors import ConfigError
 from possm.model.decoder import BehaviorConfig, Possm, PossmConfig
 from possm.model.rotary import rotate
+from possm.model.tokens import TokenEmbedding
 from toys import TINY, random_weights, to_torch
 
 UNITS, CHUNK_S = 7, 0.02
@@ -61,9 +62,11 @@ def tokens_of(model, batch, sequence, chunk):
         for m in range(int(batch.values.size[sequence, chunk])):
             if batch.values.unit[sequence, m]:
                 kind = batch.values.kind[sequence, m]
-                token = model.token.unit.weight[batch.values.unit[sequence, m]]
-                token = token + model.token.kind.weight[kind]
-                token = token + batch.values.value[sequence, chunk, m] * model.token.value.weight[kind]
+                unit = model.token.unit.weight[batch.values.unit[sequence, m]]
+                turn = model.token.turn[model.token.value_kinds.index(int(kind))]
+                slope = unit @ turn + model.token.value.weight[kind]
+                token = unit + model.token.kind.weight[kind]
+                token = token + batch.values.value[sequence, chunk, m] * slope
                 yield token, batch.values.time_s[sequence, m], torch.tensor(1.0)
 
 
@@ -90,6 +93,23 @@ def naive(model, batch, sequence, chunk):
     for layer in encoder.layers:
         stacked = self_attention(layer, stacked)
     return stacked.flatten()
+
+
+def told(offset, slope, values):
+    """How much of each unit's value a mean over tokens tells: R2 of least squares, mean over units."""
+    points = functional.layer_norm(offset + values.unsqueeze(2) * slope, offset.shape[-1:])
+    means = torch.cat([points.mean(1), torch.ones(len(values), 1)], dim=1)
+    left = values - means.detach() @ torch.linalg.lstsq(means.detach(), values).solution
+    return float(1 - left.square().sum(0).div(values.square().sum(0)).mean())
+
+
+def test_a_mean_over_tokens_tells_whose_values_they_were():
+    """With one slope for all units it would hardly know more than the sum of the values."""
+    torch.manual_seed(0)
+    offset, slope = (rows[0, 1:] for rows in TokenEmbedding(9, 32, kinds=(1,)).lines())
+    values = torch.randn(300, 8, generator=torch.Generator().manual_seed(1))
+    assert told(offset, slope, values) > 0.7
+    assert told(offset, slope.mean(0).expand_as(slope), values) < 0.5
 
 
 def self_attention(layer, latents):

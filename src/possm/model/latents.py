@@ -84,7 +84,7 @@ class LatentEncoder(Encoder):
 
         Args:
             token: (units, width) of spikes.
-            lines: Offset (K, units, width) and slope (K, width) of tokens with a value, where there are any.
+            lines: Offset and slope, both (K, units, width), of tokens with a value, where there are any.
         """
         dtype = self.rotary.omega.dtype
         query = self.to_query(self.norm_latent(self.latent)) * self.to_query.out_features**-0.5

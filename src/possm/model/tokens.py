@@ -19,7 +19,8 @@ class TokenEmbedding(nn.Module):
     Args:
         num_units: Rows of the unit table.
         width: Size of a token.
-        kinds: Rows of the kinds of tokens that have a value; each has a direction that the value moves along.
+        kinds: Rows of the kinds of tokens that have a value; each has a direction that the value moves along,
+            the same for all units, and a matrix that makes every unit's own of its embedding.
     """
 
     def __init__(self, num_units: int, width: int, *, kinds: tuple[int, ...] = ()) -> None:
@@ -31,6 +32,7 @@ class TokenEmbedding(nn.Module):
             nn.init.normal_(table.weight, std=EMBEDDING_STD)
         if kinds:
             self.value = embedding_table(NUM_KINDS, width)
+            self.turn = nn.ParameterList(_turn(width) for _ in kinds)
 
     def forward(self, rows: Tensor | None = None) -> Tensor:
         """The token of every unit: (units, width); or of some: (n,) int64 -> (n, width)."""
@@ -38,11 +40,22 @@ class TokenEmbedding(nn.Module):
         return units + self.kind.weight[0]
 
     def lines(self) -> tuple[Tensor, Tensor] | None:
-        """Tokens with a value x are offset + x * slope: (K, units, width), (K, width); None without any."""
+        """Tokens with a value x are offset + x * slope: both (K, units, width); None without any.
+
+        The slope must differ from unit to unit: all channels have a token in every bin, so that with one
+        slope for all of them a mean over tokens would tell the sum of values, and nothing else. The paper
+        says that a token has a value embedding, not how unit and value meet.
+        """
         if not self.value_kinds:
             return None
-        kinds = list(self.value_kinds)
-        return self.unit.weight + self.kind.weight[kinds].unsqueeze(1), self.value.weight[kinds]
+        kinds, unit = list(self.value_kinds), self.unit.weight
+        own = torch.stack([unit @ turn for turn in self.turn])
+        return unit + self.kind.weight[kinds].unsqueeze(1), own + self.value.weight[kinds].unsqueeze(1)
+
+
+def _turn(width: int) -> nn.Parameter:
+    """A random rotation: a unit's own direction is at first as long as its embedding, and another one."""
+    return nn.Parameter(nn.init.orthogonal_(torch.empty(width, width)))
 
 
 def embedding_table(num_rows: int, width: int) -> nn.Embedding:

@@ -1,6 +1,6 @@
 """Tokens with a value: a unit, what was measured of it, and how much (paper section 4.3, speech).
 
-    token(u, kind, x) = unit_u + kind + x * slope_kind        then a layer norm, keys and values, as any token
+    token(u, kind, x) = unit_u + kind + x * slope(u, kind)    then a layer norm, keys and values, as any token
 
 Every channel has a value in every bin, zeros included, so there are hundreds of these tokens in a chunk. But
 a token is a straight line in x, and its norm only divides by the length of that line's point:
@@ -35,11 +35,11 @@ class ValueTables(NamedTuple):
     cross: Tensor
     """(K * U,): 2 mean aw."""
     slope_key: Tensor
-    """(K, head)."""
+    """(K * U, head)."""
     slope_value: Tensor
-    """(K, head)."""
+    """(K * U, head)."""
     slope_square: Tensor
-    """(K,): mean w^2."""
+    """(K * U,): mean w^2."""
     bias_key: Tensor
     """(1, head): what the shift of the norm adds to every key."""
     bias_value: Tensor
@@ -53,23 +53,23 @@ def value_tables(
 
     Args:
         offset: (K, U, width): unit plus kind.
-        slope: (K, width): embedding of the value.
+        slope: (K, U, width): what a value of 1 adds.
         norm: Of tokens.
         to_key_value: (width) -> (2 head), without bias.
     """
     a = offset - offset.mean(-1, keepdim=True)
     w = slope - slope.mean(-1, keepdim=True)
     keys, values = to_key_value(norm.weight * a).flatten(0, 1).chunk(2, dim=-1)
-    slope_keys, slope_values = to_key_value(norm.weight * w).chunk(2, dim=-1)
+    slope_keys, slope_values = to_key_value(norm.weight * w).flatten(0, 1).chunk(2, dim=-1)
     bias_keys, bias_values = to_key_value(norm.bias.unsqueeze(0)).chunk(2, dim=-1)
     return ValueTables(
         key=keys,
         value=values,
         square=a.square().mean(-1).flatten() + norm.eps,
-        cross=2 * (a * w.unsqueeze(1)).mean(-1).flatten(),
+        cross=2 * (a * w).mean(-1).flatten(),
         slope_key=slope_keys,
         slope_value=slope_values,
-        slope_square=w.square().mean(-1),
+        slope_square=w.square().mean(-1).flatten(),
         bias_key=bias_keys,
         bias_value=bias_values,
     )
@@ -120,6 +120,7 @@ class ValueAttention(nn.Module):
         place = torch.zeros(max(kinds) + 1, dtype=torch.int64)
         place[list(kinds)] = torch.arange(len(kinds))
         self.register_buffer("place", place, persistent=False)
+        self.num_kinds = len(kinds)
         self.rotary = rotary
 
     def slots(self, query: Tensor, time_s: Tensor, tables: ValueTables, values: Values) -> Slots:
@@ -132,15 +133,15 @@ class ValueAttention(nn.Module):
             values: Tokens of S x C chunks.
         """
         kind = self.place[values.kind]
-        row = kind * (len(tables.key) // len(tables.slope_key)) + values.unit
+        row = kind * (len(tables.key) // self.num_kinds) + values.unit
         cos, sin = self.rotary(values.time_s)
         asking = rotate(query, *self.rotary(time_s)).T
 
         def asked(keys: Tensor) -> Tensor:
             return (rotate(keys, cos, sin) @ asking).transpose(1, 2).unsqueeze(2)
 
-        def each(table: Tensor, index: Tensor) -> Tensor:
-            return functional.embedding(index, table.unsqueeze(1)).squeeze(2)[:, None, None]
+        def each(table: Tensor) -> Tensor:
+            return functional.embedding(row, table.unsqueeze(1)).squeeze(2)[:, None, None]
 
         rank = torch.arange(row.shape[1], device=row.device)
         return Slots(
@@ -148,14 +149,14 @@ class ValueAttention(nn.Module):
             kind=values.kind,
             time_s=values.time_s,
             rank=torch.where(values.unit > 0, rank, len(rank)).unsqueeze(1),
-            square=each(tables.square, row),
-            cross=each(tables.cross, row),
-            slope_square=each(tables.slope_square, kind),
+            square=each(tables.square),
+            cross=each(tables.cross),
+            slope_square=each(tables.slope_square),
             base=asked(functional.embedding(row, tables.key)),
-            slope=asked(tables.slope_key[kind]),
+            slope=asked(functional.embedding(row, tables.slope_key)),
             bias=asked(tables.bias_key.expand(*kind.shape, -1)),
             value=rotate(functional.embedding(row, tables.value), cos, sin),
-            slope_value=rotate(tables.slope_value[kind], cos, sin),
+            slope_value=rotate(functional.embedding(row, tables.slope_value), cos, sin),
             bias_value=rotate(tables.bias_value.expand(*kind.shape, -1), cos, sin),
         )
 
