@@ -68,6 +68,31 @@ def test_equals_the_plain_expression_in_any_blocks(sizes, block, seed):
 def test_gradcheck():
     score, value, omega, tokens = example([3, 0, 5, 1])
     assert torch.autograd.gradcheck(lambda s, v: attend(s, v, omega, tokens), (score, value))
+    rest = torch.tensor([0.7], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda s, v, r: attend(s, v, omega, tokens, r), (score, value, rest))
+
+
+@pytest.mark.parametrize("rest", [-3.0, 0.5, 40.0])
+def test_a_token_at_rest_is_one_more_whose_value_is_0(rest):
+    score, value, omega, tokens = example([3, 0, 5, 1])
+    more, nothing = score.new_zeros(1, score.shape[1]), value.new_zeros(1, HEAD)
+    more[0, 0] = rest
+    at = tokens.offsets[1:]
+    where = torch.cat([torch.arange(len(tokens.unit)), at - 0.5]).argsort()
+
+    def joined(own, new):
+        return torch.cat([own, new.expand(len(at)).to(own)])[where]
+
+    rows, ones = torch.tensor(UNITS), torch.tensor(1.0)
+    longer = TokenTimes(
+        joined(tokens.unit, rows),
+        joined(tokens.time_s, 0 * ones),
+        joined(tokens.multiplicity, ones),
+        tokens.offsets + torch.arange(len(at) + 1),
+    )
+    wanted = plain(torch.cat([score, more]), torch.cat([value, nothing]), omega, longer)
+    got = attend(score, value, omega, tokens, torch.tensor([rest], dtype=torch.float64))
+    torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-12)
 
 
 def test_an_empty_chunk_gives_zero_and_huge_scores_stay_finite():

@@ -82,20 +82,23 @@ def test_schedule_with_a_plateau():
 
 def test_only_matrices_are_decayed():
     model = Possm(toys.tiny_config(), num_units=5, num_sessions=2)
-    decayed, plain, tables = make_optimizer(model, OptimConfig(weight_decay=0.3)).param_groups
+    optim = OptimConfig(weight_decay=0.3, token_rate=0.1)
+    decayed, plain, others, tokens = make_optimizer(model, optim).param_groups
     names = {id(p): name for name, p in model.named_parameters()}
     assert {names[id(p)].rsplit(".", 1)[-1] for p in decayed["params"]} == {
         "weight",
         "weight_ih_l0",
         "weight_hh_l0",
     }
-    by_row = {"token.unit.weight", "token.kind.weight", "session.weight", "readouts.@vel.behavior.weight"}
-    assert {names[id(p)] for p in tables["params"]} == by_row
+    by_row = {"session.weight", "readouts.@vel.behavior.weight"}
+    assert {names[id(p)] for p in others["params"]} == by_row
+    assert {names[id(p)] for p in tokens["params"]} == {"token.unit.weight", "token.kind.weight"}
     plain_names = {names[id(p)] for p in plain["params"]}
     assert {"encoder.latent", "encoder.norm_token.weight", "encoder.to_out.bias"} <= plain_names
-    assert len(decayed["params"]) + len(plain_names) + len(by_row) == len(names)
-    assert [group["weight_decay"] for group in (decayed, plain, tables)] == [0.3, 0.0, 0.0]
-    assert [group["rows"] for group in (decayed, plain, tables)] == [False, False, True]
+    assert len(decayed["params"]) + len(plain_names) + len(by_row) + 2 == len(names)
+    assert [group["weight_decay"] for group in (decayed, plain, others, tokens)] == [0.3, 0.0, 0.0, 0.0]
+    assert [group["rows"] for group in (decayed, plain, others, tokens)] == [False, False, True, True]
+    assert [group["scale"] for group in (decayed, plain, others, tokens)] == [1.0, 1.0, 1.0, 0.1]
 
 
 def test_a_matrix_with_a_row_for_each_unit_is_a_table():

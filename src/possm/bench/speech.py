@@ -208,13 +208,13 @@ def speech_settings(
     variant: Variant, config: SpeechBench, recordings: Sequence[Recording], *, seed: int
 ) -> TrainConfig:
     """A run of about `config.steps` steps, both phases together."""
-    decoder, rate, augment = _decoder(variant)
+    decoder, optim, augment = _decoder(variant)
     first = round(FIRST_PHASE * config.steps) if variant.start == "two phases" else 0
     settings = TrainConfig(
         behavior=(SAID,),
         decoder=decoder,
         batch_size=config.batch_size,
-        optim=OptimConfig(learning_rate=rate, ema=0.98),
+        optim=optim,
         augment=augment,
         normalize=NormalizeConfig(past_s=60.0),
         reconstruct_steps=first,
@@ -224,13 +224,13 @@ def speech_settings(
     return replace(settings, epochs=epochs, valid_every=math.ceil(epochs / 8))
 
 
-def _decoder(variant: Variant) -> tuple[Any, float, AugmentConfig]:
-    """Architecture, learning rate and augmentation that suit each."""
+def _decoder(variant: Variant) -> tuple[Any, OptimConfig, AugmentConfig]:
+    """Architecture, optimizer and augmentation that suit each."""
     inputs = INPUTS[variant.inputs]
     noise = AugmentConfig(value_noise=0.8, value_offset=0.2)
     if variant.decoder == "gru":
         gru = SpeechGruConfig(chunk_ms=CHUNK_MS, inputs=inputs, hidden=256, num_layers=2, kernel=14)
-        return gru, 2e-3, noise
+        return gru, OptimConfig(learning_rate=2e-3, ema=0.98), noise
     possm = PossmConfig(
         chunk_ms=CHUNK_MS,
         inputs=inputs,
@@ -240,7 +240,7 @@ def _decoder(variant: Variant) -> tuple[Any, float, AugmentConfig]:
         hidden=256,
         num_layers=2,
     )
-    return possm, 1e-3, noise  # at 2e-3 the convolution over many hidden states overshoots
+    return possm, OptimConfig(learning_rate=2e-3, token_rate=0.02, ema=0.98), noise
 
 
 def _steps_per_epoch(settings: TrainConfig, recordings: Sequence[Recording]) -> int:

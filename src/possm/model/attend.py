@@ -32,7 +32,9 @@ class TokenTimes(NamedTuple):
     """(G + 1,) int64: where the tokens of each chunk begin, and N."""
 
 
-def attend(score: Tensor, value: Tensor, omega: Tensor, tokens: TokenTimes) -> Tensor:
+def attend(
+    score: Tensor, value: Tensor, omega: Tensor, tokens: TokenTimes, rest: Tensor | None = None
+) -> Tensor:
     """sum_n p_n R(t_n) v_n per chunk, p = softmax over its tokens of log(multiplicity) + score.
 
     Args:
@@ -40,36 +42,44 @@ def attend(score: Tensor, value: Tensor, omega: Tensor, tokens: TokenTimes) -> T
         value: (units, head), the first 2F features rotating in pairs (i, F + i).
         omega: (F,) angular frequencies.
         tokens: The tokens of G chunks.
+        rest: Score of one token more in every chunk, whose value is 0: a tensor of one number; None has none.
 
     Returns:
         (G, head); 0 for an empty chunk.
     """
-    return _Attend.apply(score, value, omega, tokens)
+    return _Attend.apply(score, value, omega, tokens, rest)
 
 
 class _Attend(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, score: Tensor, value: Tensor, omega: Tensor, tokens: TokenTimes) -> Tensor:
+    def forward(
+        ctx: Any, score: Tensor, value: Tensor, omega: Tensor, tokens: TokenTimes, rest: Tensor | None
+    ) -> Tensor:
         out = value.new_zeros(len(tokens.offsets) - 1, value.shape[1])
         weights = []
         for chunks, block in _blocks(tokens):
             basis = _basis(block.time_s, omega)
-            weight = _softmax(score, basis, block)
+            weight = _softmax(score, basis, block, rest)
             weights.append(weight)
             out[chunks] = _weighted_values(value, basis, weight, block)
-        ctx.save_for_backward(score, value, omega, *tokens, *weights)
+        ctx.resting = rest is not None
+        ctx.save_for_backward(score, value, omega, out, *tokens, *weights)
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        score, value, omega, *rest = ctx.saved_tensors
-        tokens, weights = TokenTimes(*rest[:4]), rest[4:]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, Tensor | None]:
+        score, value, omega, out, *others = ctx.saved_tensors
+        tokens, weights = TokenTimes(*others[:4]), others[4:]
         grad_score, grad_value = torch.zeros_like(score), torch.zeros_like(value)
+        grad_rest = score.new_zeros(1) if ctx.resting else None
         for (chunks, block), weight in zip(_blocks(tokens), weights, strict=True):
             basis = _basis(block.time_s, omega)
             by_score, by_value = _block_gradient(value, basis, weight, block, grad[chunks])
             _add_by_unit([grad_score, grad_value], [by_score, by_value], block.unit)
-        return grad_score, grad_value, None, None
+            if grad_rest is not None:  # its value is 0: d out / d score is -p out
+                used = torch.zeros_like(out[chunks, 0]).scatter_add_(0, _segments(block), weight)
+                grad_rest -= ((1 - used) * (grad[chunks] * out[chunks]).sum(1)).sum()
+        return grad_score, grad_value, None, None, grad_rest
 
 
 def _blocks(tokens: TokenTimes) -> Iterator[tuple[slice, TokenTimes]]:
@@ -94,14 +104,17 @@ def _basis(time_s: Tensor, omega: Tensor) -> Tensor:
     return torch.cat([torch.ones_like(angle[:, :1]), angle.cos(), angle.sin()], dim=1)
 
 
-def _softmax(score: Tensor, basis: Tensor, block: TokenTimes) -> Tensor:
-    """(n,) attention weights, 1 in sum over each chunk."""
+def _softmax(score: Tensor, basis: Tensor, block: TokenTimes, rest: Tensor | None) -> Tensor:
+    """(n,) attention weights, 1 in sum over each chunk, what the token at rest gets included."""
     segment = _segments(block)
     logit = score.index_select(0, block.unit).mul_(basis).sum(1)
     largest = logit.new_zeros(len(block.offsets) - 1)
     largest.scatter_reduce_(0, segment, logit, "amax", include_self=False)
+    if rest is not None:
+        largest = torch.maximum(largest, rest)
     weight = logit.sub_(largest.index_select(0, segment)).exp_().mul_(block.multiplicity)
-    total = torch.zeros_like(largest).scatter_add_(0, segment, weight)
+    total = torch.zeros_like(largest) if rest is None else (rest - largest).exp()
+    total = total.scatter_add_(0, segment, weight)
     return weight.div_(total.index_select(0, segment))
 
 

@@ -58,6 +58,9 @@ class PossmConfig(DecoderConfig):
     """Longest rotary period of both."""
     dropout: float = 0.2
     """In the feed-forward blocks and between backbone layers."""
+    rest: bool = True
+    """Whether every chunk has a token at rest, by which a latent tells how many spikes there were (see
+    `Encoder`). The paper's has none. Only where spikes are all that is read: values are in every bin."""
     inputs: tuple[str, ...] = ("spikes",)
     """What it reads, names in KINDS: spikes; counts or power, with a value in every bin (paper, speech)."""
     num_latents: int = 1
@@ -151,7 +154,7 @@ class Possm(DecoderModel):
     """The decoder of the paper, for training and for streams.
 
     Without unit and session tables and the last linear map it has 405,696 parameters (small) or 7,657,216
-    (large) with a GRU, the counts of the released code.
+    (large) with a GRU, the counts of the released code; and one more with `rest`.
 
     Args:
         config: Architecture.
@@ -184,7 +187,8 @@ class Possm(DecoderModel):
             self.readouts[_module_name(name)] = _readout(config, behavior)
 
     def see(self, batch: Batch) -> None:
-        """Make latents vary over the chunks of a first batch (`Encoder.spread`)."""
+        """Make latents vary over the chunks of a first batch (`TokenEmbedding.center`, `Encoder.spread`)."""
+        self.token.center(batch.tokens, batch.values)
         tables = self.tables()
         if isinstance(tables, LatentTables):
             cast(LatentEncoder, self.encoder).spread_all(batch.tokens, batch.values, tables)
@@ -327,7 +331,12 @@ def _readout(config: PossmConfig, behavior: BehaviorConfig) -> nn.Module:
 
 def _encoder(config: PossmConfig) -> Encoder:
     rotary = Rotary(config.num_rotary_pairs, t_min_s=config.encoder_t_min_s, t_max_s=config.t_max_s)
-    sizes = {"head_width": config.head_width, "rotary": rotary, "dropout": config.dropout}
+    sizes = {
+        "head_width": config.head_width,
+        "rotary": rotary,
+        "dropout": config.dropout,
+        "rest": config.rest and config.inputs == ("spikes",),
+    }
     if config.plain:
         return Encoder(config.width, latent_time_s=config.chunk_s / 2, **sizes)  # type: ignore[arg-type]
     return LatentEncoder(

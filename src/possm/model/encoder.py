@@ -11,6 +11,7 @@ Everything with a matrix in it is therefore done once per unit (`UnitTables`); a
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -24,6 +25,8 @@ from possm.model.tokens import BLANK, EMBEDDING_STD
 
 LATENT_STD = 0.3
 """How much latents vary over chunks before the first step."""
+REST = 10.0
+"""Weight of the token at rest before the first step, in chunks of mean size."""
 
 
 class UnitTables(NamedTuple):
@@ -44,12 +47,23 @@ class Encoder(nn.Module):
         rotary: Its angles.
         latent_time_s: Where in the chunk the latent sits: the centre.
         dropout: Of the feed-forward block.
+        rest: Whether every chunk has one token more, with a score that is learnt and the value 0. The others
+            then share what it leaves: of many spikes the latent gets more than of few, where a mean over
+            spikes tells whose they were but not how many.
     """
 
     def __init__(
-        self, width: int, *, head_width: int, rotary: Rotary, latent_time_s: float, dropout: float
+        self,
+        width: int,
+        *,
+        head_width: int,
+        rotary: Rotary,
+        latent_time_s: float,
+        dropout: float,
+        rest: bool = False,
     ) -> None:
         super().__init__()
+        self.rest = nn.Parameter(torch.zeros(1)) if rest else None
         self.latent = nn.Parameter(torch.randn(1, width) * EMBEDDING_STD)
         self.norm_latent = nn.LayerNorm(width)
         self.norm_token = nn.LayerNorm(width)
@@ -78,6 +92,8 @@ class Encoder(nn.Module):
         dtype = tables.value.dtype
         time_s = tokens.time_s.to(dtype) - self.latent_time_s
         times = TokenTimes(tokens.unit, time_s, tokens.count.to(dtype), tokens.offsets)
+        if self.rest is not None:
+            return attend(tables.score, tables.value, self.rotary.omega, times, self.rest.to(dtype))
         attended = attend(tables.score, tables.value, self.rotary.omega, times)
         empty = (tokens.offsets.diff() == 0).unsqueeze(1)
         return torch.where(empty, self._blank(tables), attended)
@@ -96,6 +112,7 @@ class Encoder(nn.Module):
             tokens: Of a batch of training data.
             tables: Of the weights as they are.
         """
+        self.settle(tokens)
         answer = self.attend(tokens, tables) @ self.to_out.weight.T
         if len(answer) < 2 or not bool(answer.std(dim=0).mean() > 0):
             return
@@ -103,8 +120,17 @@ class Encoder(nn.Module):
         self.to_out.weight.mul_(scale)
         self.to_out.bias.copy_(-scale * answer.mean(dim=0))
 
+    @torch.no_grad()
+    def settle(self, tokens: Tokens) -> None:
+        """Let the token at rest weigh as REST chunks of mean size, so that others add up almost linearly."""
+        if self.rest is not None and bool(tokens.count.sum() > 0):
+            self.rest.fill_(math.log(REST * float(tokens.count.sum()) / (len(tokens.offsets) - 1)))
+
     def _blank(self, tables: UnitTables) -> Tensor:
-        """An empty chunk is one blank token at its start: the softmax over it is 1."""
+        """What attention finds in an empty chunk: nothing beside a token at rest; else one blank token at its
+        start, over which the softmax is 1."""
+        if self.rest is not None:
+            return torch.zeros_like(tables.value[BLANK : BLANK + 1])
         start = tables.value.new_tensor([-self.latent_time_s])
         return rotate(tables.value[BLANK : BLANK + 1], *self.rotary(start))
 

@@ -54,6 +54,7 @@ class LatentEncoder(Encoder):
         rotary: Its angles.
         chunk_s: Length of a chunk.
         dropout: Of feed-forward blocks.
+        rest: As in `Encoder`; without kinds only.
     """
 
     def __init__(
@@ -68,11 +69,18 @@ class LatentEncoder(Encoder):
         rotary: Rotary,
         chunk_s: float,
         dropout: float,
+        rest: bool = False,
     ) -> None:
         super().__init__(
-            width, head_width=head_width, rotary=rotary, latent_time_s=chunk_s / 2, dropout=dropout
+            width,
+            head_width=head_width,
+            rotary=rotary,
+            latent_time_s=chunk_s / 2,
+            dropout=dropout,
+            rest=rest,
         )
         self.latent = nn.Parameter(torch.randn(num_latents, width) * EMBEDDING_STD)
+        self.offset = nn.Parameter(torch.zeros(num_latents, width))
         self.latent_times_s = tuple((row + 0.5) * chunk_s / num_latents for row in range(num_latents))
         self.attend_values = ValueAttention(kinds, rotary) if kinds else None
         self.layers = nn.ModuleList(
@@ -101,14 +109,17 @@ class LatentEncoder(Encoder):
     def read(self, tokens: Tokens, values: Values | None, tables: LatentTables) -> Tensor:
         """Tokens of G chunks -> (G, L * width)."""
         attended = self._attended(tokens, values, tables)
-        latents = self.feed_forward(self.latent + self.to_out(attended))
+        latents = self.feed_forward(self.latent + self.offset + self.to_out(attended))
         for layer in self.layers:
             latents = layer(latents)
         return latents.flatten(1)
 
     @torch.no_grad()
     def spread_all(self, tokens: Tokens, values: Values | None, tables: LatentTables) -> None:
-        """As `Encoder.spread`, over all latents together: make them vary over the chunks of a first batch."""
+        """As `Encoder.spread`, scaled over all latents together, but each about a mean of zero of its own:
+        they sit at other times, so their means differ by far more than they vary, and a backbone would see
+        little but these constants."""
+        self.settle(tokens)
         answer = self._attended(tokens, values, tables) @ self.to_out.weight.T
         there = tokens.offsets.diff() > 0
         if values is not None:
@@ -118,7 +129,7 @@ class LatentEncoder(Encoder):
             return
         scale = LATENT_STD / answer.std(dim=0).mean()
         self.to_out.weight.mul_(scale)
-        self.to_out.bias.copy_(-scale * answer.mean(dim=(0, 1)))
+        self.offset.copy_(-scale * answer.mean(dim=0) - self.to_out.bias)
 
     def _attended(self, tokens: Tokens, values: Values | None, tables: LatentTables) -> Tensor:
         """(G, L, head), one softmax over everything in a chunk."""
@@ -144,7 +155,8 @@ class LatentEncoder(Encoder):
         parts = []
         for score, time_s in zip(tables.score, self.latent_times_s, strict=True):
             times = TokenTimes(tokens.unit, tokens.time_s.to(dtype) - time_s, count, tokens.offsets)
-            parts.append(attend(score, tables.value, self.rotary.omega, times))
+            rest = None if self.rest is None else self.rest.to(dtype)
+            parts.append(attend(score, tables.value, self.rotary.omega, times, rest))
         empty = (tokens.offsets.diff() == 0)[:, None, None]
         return torch.where(empty, self._blanks(tables), torch.stack(parts, dim=1))
 
@@ -166,6 +178,8 @@ class LatentEncoder(Encoder):
     def _blanks(self, tables: LatentTables) -> Tensor:
         """What each latent gets of the one blank token of an empty chunk, at its start: (L, head)."""
         blank = tables.value[BLANK].expand(len(tables.time_s), -1)
+        if self.rest is not None:
+            return torch.zeros_like(blank)
         return rotate(blank, *self.rotary(-tables.time_s))
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from possm.batch import Tokens, Values
+
 BLANK = 0
 """Row of the blank unit, which stands in for an empty chunk."""
 EMBEDDING_STD = 0.02
@@ -19,8 +21,9 @@ class TokenEmbedding(nn.Module):
     Args:
         num_units: Rows of the unit table.
         width: Size of a token.
-        kinds: Rows of the kinds of tokens that have a value; each has a direction that the value moves along,
-            the same for all units, and a matrix that makes every unit's own of its embedding.
+        kinds: Rows of the kinds of tokens that have a value; each has a matrix that makes, of the embedding
+            of a unit, the direction that the value moves it along; and a direction for all units, 0 at first,
+            for the sum of all values would drown the rest.
     """
 
     def __init__(self, num_units: int, width: int, *, kinds: tuple[int, ...] = ()) -> None:
@@ -31,13 +34,27 @@ class TokenEmbedding(nn.Module):
         for table in (self.unit, self.kind):
             nn.init.normal_(table.weight, std=EMBEDDING_STD)
         if kinds:
-            self.value = embedding_table(NUM_KINDS, width)
+            self.value = nn.Embedding(NUM_KINDS, width)
+            nn.init.zeros_(self.value.weight)
             self.turn = nn.ParameterList(_turn(width) for _ in kinds)
 
     def forward(self, rows: Tensor | None = None) -> Tensor:
         """The token of every unit: (units, width); or of some: (n,) int64 -> (n, width)."""
         units = self.unit.weight if rows is None else self.unit(rows)
         return units + self.kind.weight[0]
+
+    @torch.no_grad()
+    def center(self, tokens: Tokens, values: Values | None) -> None:
+        """Set the embedding of each kind against the mean token of a first batch.
+
+        A latent is a mean over a hundred tokens. What tokens have in common stays in it while what sets them
+        apart averages out, so the common part would be ten times as large as all that a chunk can tell.
+        """
+        unit, kind = self.unit.weight, self.kind.weight
+        if len(tokens.unit):
+            kind[0] = -(tokens.count.to(unit) @ unit[tokens.unit]) / tokens.count.sum()
+        if values is not None:
+            kind[list(self.value_kinds)] = -unit[values.unit[values.unit > 0]].mean(0)
 
     def lines(self) -> tuple[Tensor, Tensor] | None:
         """Tokens with a value x are offset + x * slope: both (K, units, width); None without any.

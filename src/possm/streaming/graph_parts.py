@@ -40,7 +40,7 @@ def encode(graph: Graph, model: Possm, rows: np.ndarray) -> str:
     unit = graph.input("unit", "int64", ["tokens"])
     basis = _token_basis(graph, array(encoder.rotary.omega), encoder.latent_time_s)
     by_unit = graph.node("Gather", graph.constant(array(torch.cat(untimed, dim=1))), unit)
-    weight = _weights(graph, tables, unit, basis, by_unit)
+    weight = _weights(graph, tables, unit, basis, by_unit, encoder.rest)
     weighed = graph.node("Mul", basis, graph.reshape(weight, -1, 1))
     turning = graph.node("Gather", graph.constant(array(tables.value[:, : 2 * pairs])), unit)
     products = graph.node("Gemm", weighed, turning, transA=1)
@@ -64,15 +64,23 @@ def _token_basis(graph: Graph, omega: np.ndarray, latent_time_s: float) -> str:
     return graph.node("Cos", graph.node("Gemm", relative_s, frequency, graph.constant(phase), transA=1))
 
 
-def _weights(graph: Graph, tables: UnitTables, unit: str, basis: str, by_unit: str) -> str:
-    """Softmax over the tokens, one of count k as k tokens: (1, N). `by_unit` begins with the constant."""
+def _weights(
+    graph: Graph, tables: UnitTables, unit: str, basis: str, by_unit: str, rest: Tensor | None
+) -> str:
+    """Softmax over the tokens, one of count k as k tokens: (1, N). `by_unit` begins with the constant. A
+    token at rest takes part, and is cut off again, for its value is 0."""
     count = graph.input("count", "float32", [1, "tokens"])
     coefficients = tables.score[:, 1:]
     first = np.eye(1, 2 + tables.value.shape[1] - coefficients.shape[1])
     score = graph.node("Gemm", graph.constant(first), by_unit, graph.node("Log", count), transB=1)
     by_time = graph.node("Mul", graph.node("Gather", graph.constant(array(coefficients)), unit), basis)
     every = graph.constant(np.ones((1, coefficients.shape[1])))
-    return graph.node("Softmax", graph.node("Gemm", every, by_time, score, transB=1), axis=1)
+    logit = graph.node("Gemm", every, by_time, score, transB=1)
+    if rest is None:
+        return graph.node("Softmax", logit, axis=1)
+    both = graph.node("Concat", logit, graph.constant(array(rest)[None]), axis=1)
+    ends = [graph.constant(np.array([place])) for place in (0, -1, 1)]
+    return graph.node("Slice", graph.node("Softmax", both, axis=1), *ends)
 
 
 def _diagonals(pairs: int) -> np.ndarray:

@@ -20,6 +20,10 @@ class OptimConfig:
 
     learning_rate: float = 2e-3
     """At its highest."""
+    token_rate: float = 1.0
+    """Rate of all that makes tokens (embeddings of units, kinds, values), as a factor. A latent is a mean
+    over tokens: what moves all of them alike adds up, what tells them apart averages out. With hundreds of
+    channels in every chunk this has to go slower than the rest (docs/speech.md)."""
     weight_decay: float = 0.01
     """Of the matrices of linear and recurrent layers; nothing else is decayed."""
     warmup: float = 0.05
@@ -33,6 +37,7 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         require(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
+        require(0 < self.token_rate <= 1, "token_rate", self.token_rate, "above 0, at most 1")
         require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
         require(0 <= self.warmup < 1, "warmup", self.warmup, "0 or more, below 1")
         require(0 <= self.hold < 1 - self.warmup, "hold", self.hold, "0 or more, below 1 - warmup")
@@ -48,8 +53,8 @@ def make_optimizer(
     anchors: Mapping[Any, Tensor] | None = None,
     anchor_decay: float = 0.0,
 ) -> RowAdamW:
-    """AdamW over four groups: decayed or not, and of both, tables, whose rows change only where a batch has
-    them, and all else.
+    """AdamW over groups: decayed or not; tables, whose rows change only where a batch has them, or all else;
+    and what makes tokens, at a rate of its own, or all else.
 
     Decayed are the matrices of linear and recurrent layers. The rest is embeddings, the latent, norms,
     biases, and what sets the time constants of a state-space backbone, which decay would pull towards
@@ -66,14 +71,18 @@ def make_optimizer(
     matrices = {id(p) for layer in layers for p in layer.parameters(recurse=False) if p.ndim >= 2}
     named = dict(model.named_parameters())
     by_row = {id(p) for p in tables_of(model)} | {id(named[name]) for name in tables if name in named}
+    of_tokens = {id(p) for name, p in named.items() if name.startswith("token.")}
     trained = [p for p in model.parameters() if p.requires_grad]
+    kinds = {id(p): (id(p) in by_row, id(p) in of_tokens, id(p) in matrices) for p in trained}
     groups = [
         {
-            "params": [p for p in trained if (id(p) in matrices, id(p) in by_row) == (decayed, rows)],
+            "params": [p for p in trained if kinds[id(p)] == (rows, token, decayed)],
             "weight_decay": config.weight_decay if decayed else 0.0,
             "rows": rows,
+            "scale": config.token_rate if token else 1.0,
         }
         for rows in (False, True)
+        for token in (False, True)
         for decayed in (True, False)
     ]
     return RowAdamW(

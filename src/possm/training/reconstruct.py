@@ -84,8 +84,12 @@ def reconstruct(
     width, device = config.num_latents * config.width, model.session.weight.device
     num_units = model.token.unit.num_embeddings
     head = Reconstruction(width, num_units=num_units, values=first.values).to(device)
-    parameters = [*model.token.parameters(), *model.encoder.parameters(), *head.parameters()]
-    optimizer = torch.optim.AdamW(parameters, weight_decay=0.0)
+    others = [*model.encoder.parameters(), *head.parameters()]
+    groups = [
+        {"params": list(model.token.parameters()), "scale": optim.token_rate},
+        {"params": others, "scale": 1.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
     model.train()
     told = [
         _step(model, head, batch, optimizer, learning_rate(number, steps, optim), optim.clip_norm)
@@ -101,7 +105,7 @@ def _step(
     values = batch.values
     assert values is not None
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["scale"]
     guess = head(model.encode(batch, model.tables()), values)
     rank = torch.arange(values.unit.shape[1], device=values.unit.device)
     there = (values.unit.unsqueeze(1) > 0) & (rank < values.size.unsqueeze(2))

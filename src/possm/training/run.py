@@ -229,7 +229,7 @@ class Run:
     def _step(self, batch: Batch) -> float:
         rate, others = self._rate(self.step), self._phase().rate
         for group in self.optimizer.param_groups:
-            group["lr"] = rate if group["rows"] else rate * others
+            group["lr"] = rate * group["scale"] * (1.0 if group["rows"] else others)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16()):
             answers, _ = self.parallel[1](batch) if self.parallel else self.model(batch)
         loss = total_loss(
