@@ -231,16 +231,18 @@ def _decoder(variant: Variant) -> tuple[Any, OptimConfig, AugmentConfig]:
     if variant.decoder == "gru":
         gru = SpeechGruConfig(chunk_ms=CHUNK_MS, inputs=inputs, hidden=256, num_layers=2, kernel=14)
         return gru, OptimConfig(learning_rate=2e-3, ema=0.98), noise
+    # with tokens of 64 the latents of the paper find much the same 64 numbers at first
     possm = PossmConfig(
         chunk_ms=CHUNK_MS,
         inputs=inputs,
-        num_latents=4,
+        width=128,
+        num_latents=2,
         latent_layers=1,
         day_layer=True,
         hidden=256,
-        num_layers=2,
+        dropout=0.4,
     )
-    return possm, OptimConfig(learning_rate=2e-3, token_rate=0.02, ema=0.98), noise
+    return possm, OptimConfig(learning_rate=1e-3, token_rate=0.01, ema=0.98), noise
 
 
 def _steps_per_epoch(settings: TrainConfig, recordings: Sequence[Recording]) -> int:

@@ -86,6 +86,9 @@ class LatentEncoder(Encoder):
         self.layers = nn.ModuleList(
             LatentLayer(width, num_heads=num_heads, dropout=dropout) for _ in range(num_layers)
         )
+        nn.init.zeros_(self.feed_forward.down.weight)
+        for layer in self.layers:
+            layer.begin()
 
     def latent_tables(self, token: Tensor, lines: tuple[Tensor, Tensor] | None) -> LatentTables:
         """Project every unit once.
@@ -199,6 +202,11 @@ class LatentLayer(nn.Module):
         self.to_all = nn.Linear(width, 3 * width, bias=False)
         self.to_out = nn.Linear(width, width)
         self.feed_forward = FeedForward(width, dropout=dropout)
+
+    def begin(self) -> None:
+        """Add nothing at first, so that the backbone begins with what attention found of the values."""
+        nn.init.zeros_(self.to_out.weight)
+        nn.init.zeros_(self.feed_forward.down.weight)
 
     def forward(self, latents: Tensor) -> Tensor:
         """(G, L, width) -> (G, L, width)."""
