@@ -117,6 +117,20 @@ def test_a_mean_over_tokens_tells_whose_values_they_were():
     assert told(offset, slope.mean(0).expand_as(slope), values) < 0.5
 
 
+def test_blocks_begin_as_the_identity():
+    """What the backbone sees at first is what attention found."""
+    config = PossmConfig(
+        **TINY, chunk_ms=20, behaviors=BEHAVIORS, num_latents=3, latent_layers=2, inputs=("counts",)
+    )
+    model = Possm(config, num_units=UNITS + 1, num_sessions=2).double().eval()
+    batch, encoder = batch_with(inputs=("counts",)), model.encoder
+    attended = encoder._attended(batch.tokens, batch.values, model.tables())
+    wanted = (encoder.latent + encoder.to_out(attended) + encoder.feed_forward.down.bias).flatten(1)
+    got = model.encode(batch, model.tables()).flatten(0, 1)
+    bias = sum(layer.to_out.bias + layer.feed_forward.down.bias for layer in encoder.layers)
+    torch.testing.assert_close(got, wanted + bias.repeat(3))
+
+
 def self_attention(layer, latents):
     query, key, value = layer.to_all(layer.norm(latents)).chunk(3, dim=-1)
     heads = []
