@@ -28,6 +28,8 @@ KINDS = {
     "mlp": "mlp",
     "wiener": "wiener",
     "kalman": "kalman",
+    "poyo": "poyo",
+    "ndt2": "ndt2",
 }
 
 
@@ -57,6 +59,7 @@ def test_a_preset_keeps_what_the_user_decided(name):
 def test_every_name_has_its_decoder():
     made = {name: PRESETS[name](TrainConfig(behavior=("vel",))).decoder for name in KINDS}
     assert {name: kind_of(decoder) for name, decoder in made.items()} == KINDS
+    assert set(KINDS) == set(PRESETS)
     assert [made[name].backbone for name in ("possm-s4d", "s4d", "mamba")] == ["s4d", "s4d", "mamba"]
 
 
