@@ -8,8 +8,10 @@ import numpy as np
 import torch
 
 import toys
+from possm.training.config import TrainConfig
 from possm.training.finetune import FinetuneConfig, adapted_start
 from possm.training.neighbours import earlier_sessions, find_neighbours
+from possm.training.start import fresh_start
 
 IDS = ("a1", "a2", "b1", "c1")
 DATE = "session.recording_date"
@@ -92,6 +94,21 @@ def test_rows_begin_where_they_should():
     counts = {name: n for name, n in start.summary.items() if name.startswith("units_from")}
     assert counts == {"units_from_electrode": 3, "units_from_id": 0, "units_from_random": 1}
     assert start.provenance["started_from"] == {today.session_id: known.session_id}
+
+
+def test_days_that_are_trained_together_begin_alike_by_electrode():
+    """Not those of another animal, nor what was on no electrode before."""
+    first, other = session_of("2012-08-01"), session_of("2012-08-01", subject="J")
+    second = session_of("2012-08-02", electrodes=(2, 1, 3, 9), ids=("b1", "new", "c1", "d1"))
+    third = session_of("2012-08-03", electrodes=(9, 3, 2, 1), ids=("d1", "c1", "b1", "a2"))
+    config = TrainConfig(behavior=("vel",), decoder=toys.tiny_config())
+    start = fresh_start([first, other, second, third], config)
+    table = start.model.token.unit.weight
+    a1, a2, b1, c1 = table[1:5]
+    assert torch.equal(table[9:12], torch.stack([b1, a1, c1]))  # "new" is on the electrode of a1 and a2
+    assert torch.equal(table[13:17], torch.stack([table[12], c1, b1, a1]))
+    assert len({tuple(row.tolist()) for row in table[1:9]} | {tuple(table[12].tolist())}) == 9
+    assert not torch.equal(a1, a2)
 
 
 def test_a_new_animal_begins_at_random_and_its_session_at_the_mean():

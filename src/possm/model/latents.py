@@ -86,9 +86,7 @@ class LatentEncoder(Encoder):
         self.layers = nn.ModuleList(
             LatentLayer(width, num_heads=num_heads, dropout=dropout) for _ in range(num_layers)
         )
-        nn.init.zeros_(self.feed_forward.down.weight)
-        for layer in self.layers:
-            layer.begin()
+        nn.init.zeros_(self.feed_forward.down.weight)  # as in LatentLayer
 
     def latent_tables(self, token: Tensor, lines: tuple[Tensor, Tensor] | None) -> LatentTables:
         """Project every unit once.
@@ -187,7 +185,8 @@ class LatentEncoder(Encoder):
 
 
 class LatentLayer(nn.Module):
-    """Pre-norm self-attention among the latents of one chunk, then a feed-forward block.
+    """Pre-norm self-attention among the latents of one chunk, then a feed-forward block; both add nothing at
+    first.
 
     Args:
         width: Size of a latent.
@@ -202,11 +201,8 @@ class LatentLayer(nn.Module):
         self.to_all = nn.Linear(width, 3 * width, bias=False)
         self.to_out = nn.Linear(width, width)
         self.feed_forward = FeedForward(width, dropout=dropout)
-
-    def begin(self) -> None:
-        """Add nothing at first, so that the backbone begins with what attention found of the values."""
-        nn.init.zeros_(self.to_out.weight)
-        nn.init.zeros_(self.feed_forward.down.weight)
+        for last in (self.to_out, self.feed_forward.down):  # the backbone begins with what attention found
+            nn.init.zeros_(last.weight)
 
     def forward(self, latents: Tensor) -> Tensor:
         """(G, L, width) -> (G, L, width)."""

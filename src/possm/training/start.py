@@ -16,7 +16,9 @@ from possm.data.tuning import UnitMap
 from possm.data.vocabulary import Vocabulary
 from possm.decoders import build_decoder
 from possm.model.contract import DecoderModel
+from possm.model.decoder import Possm
 from possm.training.config import DEFAULT_STEPS, TrainConfig
+from possm.training.neighbours import find_neighbours
 from possm.training.preflight import behavior_configs
 
 
@@ -92,6 +94,8 @@ def fresh_start(recordings: Sequence[Recording], config: TrainConfig) -> Start:
     sizes = {"num_units": len(vocabulary.units), "num_sessions": len(vocabulary.sessions)}
     model = build_decoder(config.decoder, **sizes)
     model.fit_inputs(recordings, vocabulary)
+    if isinstance(model, Possm):
+        share_electrodes(model.token.unit.weight, recordings)
     return Start(
         recordings=recordings,
         config=config,
@@ -103,3 +107,24 @@ def fresh_start(recordings: Sequence[Recording], config: TrainConfig) -> Start:
         summary=summary,
         inputs=input_config(recordings, config.decoder.inputs, config.normalize),
     )
+
+
+@torch.no_grad()
+def share_electrodes(rows: torch.Tensor, recordings: Sequence[Recording]) -> None:
+    """Let units of one electrode, in sessions of one subject, begin alike.
+
+    On an implanted array they are often the same neurons. With random rows of its own, every session would
+    have to be learnt anew, as if the array had been moved. The paper starts all rows at random.
+
+    Args:
+        rows: (units, width) of the vocabulary of these recordings, changed in place.
+        recordings: In the order of the vocabulary.
+    """
+    known = Vocabulary()
+    for recording in recordings:
+        neighbours = find_neighbours(recording, known)
+        known = known.extend([recording])
+        mine = known.rows_of(recording.session_id, recording.unit_ids)
+        for row, same in zip(mine.tolist(), neighbours.units, strict=True):
+            if len(same):
+                rows[row] = rows[int(same[0])]
