@@ -73,7 +73,7 @@ def test_an_empty_chunk_is_one_blank_token_at_its_start():
         np.insert(tokens.count, at, 1.0),
         tokens.offsets + (np.arange(5) > 1),
     )
-    model = model_of(rest=False)
+    model = model_of(rest=0.0)
     ours, theirs = answers(sample, model)["vel"], answers(replace(sample, tokens=blank), model)["vel"]
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
@@ -83,7 +83,7 @@ def test_a_token_at_rest_tells_how_many_spikes_there_were():
     sample = random_sample(num_chunks=4, units=UNITS)
     once = batch_of(sample, dtype=torch.float64).tokens
     twice = replace(once, count=2 * once.count)
-    for rest in (True, False):
+    for rest in (10.0, 0.0):
         model = model_of(rest=rest)
         one, two = (model.encoder.attend(tokens, model.tables()).norm(dim=1) for tokens in (once, twice))
         if rest:

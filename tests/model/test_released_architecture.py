@@ -18,7 +18,7 @@ from toys import batch_of, random_sample, random_weights, tiny_config
 
 UNITS = 9
 CONFIG = tiny_config(
-    rest=False,
+    rest=0.0,
     behaviors={"vel": BehaviorConfig(num_dimensions=2), "emg.a": BehaviorConfig(num_dimensions=3)},
 )
 BEHAVIORS = {"vel": 100.0, "emg.a": 37.0}
@@ -166,7 +166,7 @@ def test_whole_decoder(lead_s):
 
 @pytest.mark.parametrize("num_context", [1, 2, 5])
 def test_other_contexts(num_context):
-    model = model_of(tiny_config(num_context=num_context, rest=False))
+    model = model_of(tiny_config(num_context=num_context, rest=0.0))
     sample = random_sample(num_chunks=4, units=UNITS)
     ours, _ = model(batch_of(sample, dtype=torch.float64))
     torch.testing.assert_close(ours["vel"], naive(model, sample, "vel"), rtol=1e-10, atol=1e-10)
@@ -177,13 +177,13 @@ def test_other_contexts(num_context):
 )
 def test_parameter_counts_of_the_released_code(config, wanted):
     """Without unit and session tables and readouts."""
-    model = Possm(config(behaviors=CONFIG.behaviors, rest=False), num_units=50, num_sessions=3)
+    model = Possm(config(behaviors=CONFIG.behaviors, rest=0.0), num_units=50, num_sessions=3)
     left_out = [model.token.unit, model.session, model.readouts]
     total = sum(p.numel() for p in model.parameters())
     assert total - sum(p.numel() for part in left_out for p in part.parameters()) == wanted
 
 
 def test_embeddings_start_small():
-    model = Possm(PossmConfig(behaviors=CONFIG.behaviors, rest=False), num_units=2000, num_sessions=500)
+    model = Possm(PossmConfig(behaviors=CONFIG.behaviors, rest=0.0), num_units=2000, num_sessions=500)
     for table in (model.token.unit.weight, model.session.weight):
         assert table.std().item() == pytest.approx(0.02, rel=0.05)

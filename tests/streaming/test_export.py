@@ -90,7 +90,7 @@ def test_every_size_agrees(tmp_path, changes):
 
 def test_an_empty_chunk_is_one_blank_unit(tmp_path):
     """Not merely the same as the forward: the same as a token of row 0 at the start of the chunk."""
-    engine, _ = engines(tmp_path, behaviors=ONE, rest=False)
+    engine, _ = engines(tmp_path, behaviors=ONE, rest=0.0)
     empty = random_chunk(np.random.default_rng(0), tokens=0, queries={"cursor.pos": 1})
     blank = Tokens(np.zeros(1, np.int64), np.zeros(1, np.float32), np.ones(1, np.float32), np.array([0, 1]))
     with_blank = Batch(blank, empty.session, 1, empty.queries)

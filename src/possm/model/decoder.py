@@ -58,9 +58,10 @@ class PossmConfig(DecoderConfig):
     """Longest rotary period of both."""
     dropout: float = 0.2
     """In the feed-forward blocks and between backbone layers."""
-    rest: bool = True
-    """Whether every chunk has a token at rest, by which a latent tells how many spikes there were (see
-    `Encoder`). The paper's has none. Only where spikes are all that is read: values are in every bin."""
+    rest: float = 10.0
+    """Weight of a token at rest in every chunk, by which a latent tells how many spikes there were (see
+    `Encoder`); 0 has none, as the paper's. Only where spikes are all that is read: there is a value in every
+    bin."""
     inputs: tuple[str, ...] = ("spikes",)
     """What it reads, names in KINDS: spikes; counts or power, with a value in every bin (paper, speech)."""
     num_latents: int = 1
@@ -86,6 +87,7 @@ class PossmConfig(DecoderConfig):
         for name in ("width", "hidden", "num_layers", "num_context", "head_width"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         require(0 <= self.dropout < 1, "dropout", self.dropout, "0 or more, below 1")
+        require(0 <= self.rest < math.inf, "rest", self.rest, "finite, 0 or more")
         check_inputs(self.inputs)
         for name in ("num_latents", "sequence_kernel", "sequence_stride"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
@@ -335,7 +337,7 @@ def _encoder(config: PossmConfig) -> Encoder:
         "head_width": config.head_width,
         "rotary": rotary,
         "dropout": config.dropout,
-        "rest": config.rest and config.inputs == ("spikes",),
+        "rest": config.rest if config.inputs == ("spikes",) else 0.0,
     }
     if config.plain:
         return Encoder(config.width, latent_time_s=config.chunk_s / 2, **sizes)  # type: ignore[arg-type]

@@ -25,8 +25,6 @@ from possm.model.tokens import BLANK, EMBEDDING_STD
 
 LATENT_STD = 0.3
 """How much latents vary over chunks before the first step."""
-REST = 10.0
-"""Weight of the token at rest before the first step, in chunks of mean size."""
 
 
 class UnitTables(NamedTuple):
@@ -47,9 +45,10 @@ class Encoder(nn.Module):
         rotary: Its angles.
         latent_time_s: Where in the chunk the latent sits: the centre.
         dropout: Of the feed-forward block.
-        rest: Whether every chunk has one token more, with a score that is learnt and the value 0. The others
-            then share what it leaves: of many spikes the latent gets more than of few, where a mean over
-            spikes tells whose they were but not how many.
+        rest: Where above 0, every chunk has one token more, with a score that is learnt and the value 0. The
+            others share what it leaves: of many spikes the latent gets more than of few, where a mean over
+            spikes tells whose they were but not how many. What it weighs before the first step, in chunks of
+            mean size: 10 lets spikes add up almost linearly, 1 tells few from many but not many from a burst.
     """
 
     def __init__(
@@ -60,10 +59,11 @@ class Encoder(nn.Module):
         rotary: Rotary,
         latent_time_s: float,
         dropout: float,
-        rest: bool = False,
+        rest: float = 0.0,
     ) -> None:
         super().__init__()
         self.rest = nn.Parameter(torch.zeros(1)) if rest else None
+        self.first_rest = rest
         self.latent = nn.Parameter(torch.randn(1, width) * EMBEDDING_STD)
         self.norm_latent = nn.LayerNorm(width)
         self.norm_token = nn.LayerNorm(width)
@@ -122,9 +122,9 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def settle(self, tokens: Tokens) -> None:
-        """Let the token at rest weigh as REST chunks of mean size, so that others add up almost linearly."""
+        """Let the token at rest weigh as many chunks of mean size as it was asked to."""
         if self.rest is not None and bool(tokens.count.sum() > 0):
-            self.rest.fill_(math.log(REST * float(tokens.count.sum()) / (len(tokens.offsets) - 1)))
+            self.rest.fill_(math.log(self.first_rest * float(tokens.count.sum()) / (len(tokens.offsets) - 1)))
 
     def _blank(self, tables: UnitTables) -> Tensor:
         """What attention finds in an empty chunk: nothing beside a token at rest; else one blank token at its

@@ -69,7 +69,7 @@ class LatentEncoder(Encoder):
         rotary: Rotary,
         chunk_s: float,
         dropout: float,
-        rest: bool = False,
+        rest: float = 0.0,
     ) -> None:
         super().__init__(
             width,
