@@ -212,7 +212,8 @@ def _pretraining(chosen: Sequence[Source], config: TransferConfig) -> Job:
     train = TrainConfig(
         behavior=chosen[0].behaviors,
         behavior_weights=behavior_weights(chosen[0].behaviors),
-        decoder=PossmConfig(backbone=config.backbone, chunk_ms=chosen[0].chunk_ms),
+        # without a token at rest a burst on all channels is no larger than any other chunk, see docs/transfer.md
+        decoder=PossmConfig(backbone=config.backbone, chunk_ms=chosen[0].chunk_ms, rest=0.0),
         optim=PRETRAINING,
     )
     return Job(
