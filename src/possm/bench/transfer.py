@@ -212,7 +212,7 @@ def _pretraining(chosen: Sequence[Source], config: TransferConfig) -> Job:
     train = TrainConfig(
         behavior=chosen[0].behaviors,
         behavior_weights=behavior_weights(chosen[0].behaviors),
-        # no token at rest: beside one, a burst on all channels is larger than any other chunk (docs/transfer.md)
+        # no token at rest: beside one, a burst on all channels is larger than anything (docs/transfer.md)
         decoder=PossmConfig(backbone=config.backbone, chunk_ms=chosen[0].chunk_ms, rest=0.0),
         optim=PRETRAINING,
     )
