@@ -41,6 +41,8 @@ from possm.training.presets import PRESETS
 LABEL, MOVEMENT = "trials.character", "cursor.vel"
 WINDOW_S = 1.0
 AUGMENT = AugmentConfig(min_units_kept=0.7, token_dropout=0.1)
+TOKEN_RATE = 0.1
+"""Of POSSM: with 192 channels in every chunk, tokens have to learn more slowly than the rest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +155,8 @@ def scratch_config(decoder: str, seed: int) -> TrainConfig:
     """Settings of training from scratch, the decoder's own but for windows and batch."""
     config = TrainConfig(behavior=(LABEL,), seed=seed)
     preset = PRESETS[decoder](config)
-    return replace(preset, window_s=WINDOW_S, batch_size=32, augment=AUGMENT)
+    optim = replace(preset.optim, token_rate=TOKEN_RATE) if decoder == "possm-gru" else preset.optim
+    return replace(preset, window_s=WINDOW_S, batch_size=32, augment=AUGMENT, optim=optim)
 
 
 def few_trials(config: HandwritingBench, *, per_class: int, seed: int) -> Recording:
