@@ -266,6 +266,14 @@ def test_training_meets_the_units_of_a_batch_only():
     assert not unit[9:].any()
 
 
+def test_a_first_batch_leaves_tokens_nothing_in_common():
+    model = model_of()
+    tokens = batch_of(random_sample(num_chunks=40, units=UNITS, seed=0), dtype=torch.float64).tokens
+    model.token.center(tokens, None)
+    mean = (tokens.count.double().unsqueeze(1) * model.token()[tokens.unit]).sum(0) / tokens.count.sum()
+    torch.testing.assert_close(mean, torch.zeros_like(mean), atol=1e-6, rtol=0)
+
+
 def test_latents_vary_after_a_first_batch():
     """By the standard deviation asked, about zero."""
     from possm.model.encoder import LATENT_STD
