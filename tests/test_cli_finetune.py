@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 import toys
 from possm import cli
@@ -15,12 +14,7 @@ from possm.model.decoder import BehaviorConfig
 QUICK = ("--steps", "4", "--window-s", "1.0", "--batch-size", "8", "--device", "cpu")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -25,12 +25,7 @@ CONFIG = FinetuneConfig(mode="full", steps=6, window_s=1.0, batch_size=8)
 SWAP_S, END_S = 4.0, 8.0
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def pushed(live, begin_s, end_s):

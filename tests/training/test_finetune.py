@@ -27,12 +27,7 @@ def config_of(**changes):
     return FinetuneConfig(**{"steps": 6, "window_s": 1.0, "batch_size": 8, **changes})
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def weights(decoder):

@@ -30,12 +30,7 @@ def with_signals(recording, **signals):
     return replace(recording, signals={**recording.signals, **signals})
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def refused(error, recordings, config, tmp_path, match, decoder=DECODER):
