@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import time
@@ -41,6 +42,21 @@ def test_pauses_are_made_and_not_counted():
     row = measure(Case(engine="x", idle_ms=20.0), lambda number: 0.001, config)
     assert time.perf_counter() - began_s >= 0.1
     assert row.max_ms == pytest.approx(1)
+
+
+def test_a_step_is_kept_warm_in_pauses_only():
+    rehearsed, config = [], LatencyConfig(steps=3, idle_ms=60.0)
+
+    def rehearse():
+        rehearsed.append(time.perf_counter())
+        time.sleep(0.001)  # a tenth of the time: not again within 9 ms
+
+    measure(Case(engine="x"), lambda number: 0.001, config, rehearse)
+    measure(Case(engine="x", idle_ms=60.0), lambda number: 0.001, config, rehearse)
+    assert not rehearsed
+    measure(Case(engine="x", idle_ms=60.0, warm=True), lambda number: 0.001, config, rehearse)
+    assert 3 <= len(rehearsed) <= 3 * 60 / 10 + 1
+    assert min(b - a for a, b in itertools.pairwise(rehearsed)) >= 0.01
 
 
 def test_a_row_ends_in_time():

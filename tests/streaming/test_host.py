@@ -6,11 +6,12 @@ import resource
 
 import numpy as np
 import pytest
-from stream_helpers import random_recording, small_decoder
+from stream_helpers import assert_same, random_recording, small_decoder
 
 from possm.errors import ConfigError
 from possm.streaming import host
-from possm.streaming.host import Collector, HostConfig, steady_host
+from possm.streaming.host import Collector, HostConfig, KeepWarm, steady_host
+from possm.streaming.links.base import Message
 from possm.streaming.links.callback import CallbackSink
 from possm.streaming.links.replay import ReplaySource
 from possm.streaming.live import LiveDecoder
@@ -146,3 +147,71 @@ def test_a_core_that_is_none():
     with steady_host(HostConfig(core=4096)) as refused:
         assert "core 4096 refused" in refused[0]
     assert np.isin(0, list(os.sched_getaffinity(0)))
+
+
+class Waiting:
+    """A recording whose chunks come with some empty messages in between, as from a rig that is slow."""
+
+    session_id = None
+
+    def __init__(self, recording, silent=3):
+        self.source, self.silent = ReplaySource(recording), silent
+        self.unit_ids = self.source.unit_ids
+
+    def __iter__(self):
+        for message in self.source:
+            yield message
+            for _ in range(self.silent):
+                yield Message(np.zeros(0), np.zeros(0, int), message.until_s)
+
+    def close(self):
+        self.source.close()
+
+
+class Counting(TorchEngine):
+    steps = 0
+
+    def step(self, batch, state):
+        self.steps += 1
+        return super().step(batch, state)
+
+
+class TestKeepWarm:
+    def answers(self, source, keep_warm=True):
+        live = LiveDecoder(Counting(small_decoder()))
+        sink = []
+        config = RunConfig(host=HostConfig(keep_warm=keep_warm))
+        report = run_stream(live, source, CallbackSink(sink.append), config=config)
+        return sink, live.bound.engine.steps, report
+
+    def test_a_waiting_stream_rehearses_and_answers_the_same(self, monkeypatch):
+        monkeypatch.setattr(KeepWarm, "SHARE", 1.0)
+        recording = random_recording(end_s=1.0)
+        plain, steps, report = self.answers(ReplaySource(recording))
+        assert steps == report.chunks == 20
+        warm, steps, report = self.answers(Waiting(recording))
+        assert steps == 20 + 3 * 20 and report.steps == report.chunks == 20
+        assert_same(plain, warm)
+        _, steps, _ = self.answers(Waiting(recording), keep_warm=False)
+        assert steps == 20
+
+    def test_at_most_a_tenth_of_the_time(self, monkeypatch):
+        clock = iter([0.0, 0.001, 0.009, 0.0099, 0.0101, 0.0111])
+        monkeypatch.setattr(host.time, "monotonic", lambda: next(clock))
+        rehearsed = []
+        warm = KeepWarm(lambda: rehearsed.append(1))
+        for expected in (1, 1, 1, 2):
+            warm.idle()
+            assert len(rehearsed) == expected
+
+    def test_nothing_to_rehearse(self):
+        live = LiveDecoder(Counting(small_decoder()))
+        live.rehearse()
+        assert live.bound.engine.steps == 0
+        live.push([0.01], [0], 0.05)
+        live.swap(Counting(small_decoder()))
+        live.rehearse()
+        assert live.bound.engine.steps == 0
+        live.push(np.zeros(0), [], 0.1)
+        live.rehearse()
+        assert live.bound.engine.steps == 2

@@ -18,11 +18,11 @@ def test_by_default_a_stream_waits_for_nothing_and_follows_its_clock():
 
 
 def test_what_is_said_arrives():
-    words = "--wait-ms 30 --on-jump hold --stale decay --stale-ms 120 --realtime --core 1"
+    words = "--wait-ms 30 --on-jump hold --stale decay --stale-ms 120 --realtime --core 1 --no-keep-warm"
     live, run = read(*words.split()).live(), read(*words.split()).run()
     assert (live.wait_ms, live.on_jump) == (30.0, "hold")
     assert (run.stale.action, run.stale.after_ms) == ("decay", 120.0)
-    assert dataclasses.astuple(run.host) == (True, 1)
+    assert dataclasses.astuple(run.host) == (True, 1, False)
 
 
 def test_jumps_can_be_refused():

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from possm.bench.latency_cases import SPIKES, UNITS, Case, Engines, LatencyConfig, runner
-from possm.streaming.host import Collector, HostConfig, steady_host
+from possm.streaming.host import Collector, HostConfig, KeepWarm, steady_host
+from possm.streaming.links.horizon import RigConfig
 
 DEADLINES_MS = (1, 5, 10, 20, 50)
 WARM_UP = 50
@@ -53,7 +54,8 @@ class LatencyReport:
         """For a person to read."""
         head = (
             f"{'engine':<10} {'backbone':<11} {'size':<6} {'part':<5} {'units':>5} {'spikes':>6} {'idle':>5} "
-            f"{'steps':>7} {'p50':>8} {'p90':>8} {'p99':>8} {'p99.9':>8} {'max':>8} ms  over 1/5/10/20/50 ms"
+            f"{'steps':>7} {'p50':>8} {'p90':>8} {'p99':>8} {'p99.9':>8} {'max':>8} ms  "
+            "over 1/5/10/20/50 ms (w: kept warm)"
         )
         return "\n".join([head, *(_line(row) for row in self.rows), *self._ratios()])
 
@@ -112,7 +114,8 @@ def bench_latency(
         makers = Engines(Path(folder), seed=config.seed, given=decoder)
         for case in makers.cases(config):
             engine = makers.open(case)
-            add(measure(case, runner(engine, case, config.seed), config))
+            timed = runner(engine, case, config.seed)
+            add(measure(case, timed.step, config, timed.rehearse))
         if config.peers:
             for case, step in peers.all_peers(config.seed):
                 add(measure(case, step, config))
@@ -132,22 +135,29 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def measure(case: Case, step: Callable[[int], float], config: LatencyConfig) -> Row:
+def measure(
+    case: Case,
+    step: Callable[[int], float],
+    config: LatencyConfig,
+    rehearse: Callable[[], None] | None = None,
+) -> Row:
     """Run the steps of one row.
 
     Args:
         case: What is measured; its pause is made before every step.
         step: Takes the number of a step, returns how long it took, in seconds.
         config: How many.
+        rehearse: Runs a step that changes nothing, for a case that is kept warm.
     """
     took_s = []
+    warm = KeepWarm(rehearse) if case.warm and rehearse is not None else None
     with Collector():
         for number in range(WARM_UP if case.idle_ms == 0 else 5):
             step(number)
         end_s = time.monotonic() + config.seconds
         for number in range(config.steps):
             if case.idle_ms:
-                time.sleep(case.idle_ms / 1000)
+                _pause(case.idle_ms / 1000, warm)
             took_s.append(step(number))
             if time.monotonic() > end_s:
                 break
@@ -167,6 +177,18 @@ def measure(case: Case, step: Callable[[int], float], config: LatencyConfig) -> 
     )
 
 
+def _pause(seconds: float, warm: KeepWarm | None) -> None:
+    """Nothing comes; kept warm at every tick of a link, if so."""
+    if warm is None:
+        time.sleep(seconds)
+        return
+    end_s = time.monotonic() + seconds
+    while (left_s := end_s - time.monotonic()) > 0:
+        time.sleep(min(left_s, RigConfig.tick_ms / 1000))
+        if time.monotonic() < end_s:
+            warm.idle()
+
+
 def _line(row: Row) -> str:
     times = " ".join(
         f"{value:8.3f}" for value in (row.p50_ms, row.p90_ms, row.p99_ms, row.p999_ms, row.max_ms)
@@ -174,5 +196,6 @@ def _line(row: Row) -> str:
     missed = "/".join(str(getattr(row, f"missed_{limit}ms")) for limit in DEADLINES_MS)
     return (
         f"{row.engine:<10} {row.backbone:<11} {row.size:<6} {row.part:<5} {row.units:>5} "
-        f"{row.spikes_per_chunk:>6} {row.idle_ms:>5g} {row.steps:>7} {times}     {missed}"
+        f"{row.spikes_per_chunk:>6} {row.idle_ms:>4g}{'w' if row.warm else ' '} "
+        f"{row.steps:>7} {times}     {missed}"
     )

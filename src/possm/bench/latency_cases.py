@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -53,6 +53,15 @@ class LatencyConfig:
         require(self.idle_ms >= 0, "idle_ms", self.idle_ms, "0 or more")
 
 
+class Timed(NamedTuple):
+    """What runs the steps of a case."""
+
+    step: Callable[[int], float]
+    """Takes the number of a step, runs it, and says how long it took, in seconds."""
+    rehearse: Callable[[], None]
+    """Runs a step that changes nothing."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Case:
     """What one row measures."""
@@ -64,6 +73,8 @@ class Case:
     size: str = "small"
     threads: int = 1
     idle_ms: float = 0.0
+    warm: bool = False
+    """Whether the step is rehearsed in the pauses, as `possm stream` does."""
     spikes_per_chunk: int = SPIKES
     units: int = UNITS
     part: str = "step"
@@ -99,9 +110,9 @@ class Engines:
             ("torch", "small"),
         ):
             case = Case(engine=engine, size=size)
-            yield replace(case, idle_ms=config.idle_ms)
             yield replace(case, part="push")
-            yield replace(case, part="push", idle_ms=config.idle_ms)
+            for part in ("step", "push"):
+                yield from _pausing(replace(case, part=part), config)
         yield from (Case(engine="onnx", spikes_per_chunk=busy) for busy in BUSY)
         yield from (Case(engine="onnx", units=crowded) for crowded in CROWDED)
         yield from (Case(engine="onnx", spikes_per_chunk=busy, part="push") for busy in BUSY)
@@ -155,9 +166,16 @@ def _cases_of(path: str | os.PathLike[str], config: LatencyConfig) -> Iterator[C
     for name in engines:
         case = Case(engine=name, backbone=facts["backbone"], size=facts["size"], units=units)
         yield case
-        yield replace(case, idle_ms=config.idle_ms)
         yield replace(case, part="push")
+        for part in ("step", "push"):
+            yield from _pausing(replace(case, part=part), config)
         yield from (replace(case, spikes_per_chunk=busy) for busy in BUSY)
+
+
+def _pausing(case: Case, config: LatencyConfig) -> Iterator[Case]:
+    """With pauses: as `possm stream` runs it, and when nothing is done meanwhile."""
+    for warm in (True, False):
+        yield replace(case, idle_ms=config.idle_ms, warm=warm)
 
 
 def _architecture(path: str | os.PathLike[str]) -> tuple[dict[str, str], list[str]]:
@@ -182,8 +200,8 @@ def num_parameters(model: Any) -> str:
     return f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.2f}M"
 
 
-def runner(engine: Engine, case: Case, seed: int) -> Callable[[int], float]:
-    """What takes the number of a step, runs it, and says how long it took, in seconds.
+def runner(engine: Engine, case: Case, seed: int) -> Timed:
+    """What runs the steps of a case.
 
     Args:
         engine: What runs it.
@@ -203,7 +221,7 @@ def runner(engine: Engine, case: Case, seed: int) -> Callable[[int], float]:
     return _push_runner(engine, pool) if case.part == "push" else _step_runner(engine, pool)
 
 
-def _step_runner(engine: Engine, pool: list[tuple[np.ndarray, np.ndarray]]) -> Callable[[int], float]:
+def _step_runner(engine: Engine, pool: list[tuple[np.ndarray, np.ndarray]]) -> Timed:
     """The engine alone, asked once for every behavior."""
     lead_s = (engine.spec.lead_ms - engine.spec.chunk_ms) / 1000
     asked = {
@@ -229,10 +247,13 @@ def _step_runner(engine: Engine, pool: list[tuple[np.ndarray, np.ndarray]]) -> C
         _, state = engine.step(batch, state)
         return time.perf_counter() - began_s
 
-    return step
+    def rehearse() -> None:
+        engine.step(batches[0], state)
+
+    return Timed(step, rehearse)
 
 
-def _push_runner(engine: Engine, pool: list[tuple[np.ndarray, np.ndarray]]) -> Callable[[int], float]:
+def _push_runner(engine: Engine, pool: list[tuple[np.ndarray, np.ndarray]]) -> Timed:
     """A push for every chunk, as a rig would."""
     live = LiveDecoder(engine, session=engine.spec.vocabulary.sessions[0])
     chunk_s = engine.spec.chunk_ms / 1000
@@ -244,4 +265,4 @@ def _push_runner(engine: Engine, pool: list[tuple[np.ndarray, np.ndarray]]) -> C
         live.push(times_s, unit, until_s)
         return time.perf_counter() - began_s
 
-    return step
+    return Timed(step, live.rehearse)

@@ -106,4 +106,4 @@ def baseline(name: str, seed: int) -> tuple[Case, Callable[[int], float]]:
     train = TrainConfig(behavior=behavior, decoder=PossmConfig(behaviors=BEHAVIORS))
     decoder = random_decoder(PRESETS[name](train).decoder, num_units=UNITS, seed=seed)
     case = Case(engine="baseline", backbone=name, size=num_parameters(decoder.model))
-    return case, runner(open_engine(decoder), case, seed)
+    return case, runner(open_engine(decoder), case, seed).step

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from possm.batch import Prediction, State
+from possm.batch import Batch, Prediction, State
 from possm.config import from_json, require, to_json
 from possm.data.series import Binned
 from possm.errors import StreamError
@@ -112,6 +112,7 @@ class LiveDecoder:
         """When it answers."""
         self._inbox = self._new_inbox()
         self._feed = self._new_feed()
+        self._last: Batch | None = None
         self.restart(origin_s)
 
     @property
@@ -209,6 +210,15 @@ class LiveDecoder:
         """Decode the chunks that have ended and only wait for late spikes, as at the end of a stream."""
         return self._decode(self._clock.due_edges_s(), math.nan)
 
+    def rehearse(self) -> None:
+        """Run the step of the last chunk once more and forget what it gives.
+
+        Between two chunks other programs take the caches of the core; the next step would be slower, up to
+        several times.
+        """
+        if self._last is not None:
+            self.bound.engine.step(self._last, self._state)
+
     def use_units(self, unit_ids: Sequence[str]) -> None:
         """Name the units that pushed whole numbers mean from now on.
 
@@ -246,7 +256,7 @@ class LiveDecoder:
                 got=bound.footprint,
                 wanted=self.bound.footprint,
             )
-        self.bound = bound
+        self.bound, self._last = bound, None
         self._inbox.change_known(bound.known)
         if self._feed is not None:
             self._feed.rebind(bound)
@@ -349,7 +359,7 @@ class LiveDecoder:
         spec, counts = self.bound.spec, self._inbox.counts
         clock = self._clock
         stretch = Stretch(clock.origin_s, clock.next, edges_s, spec.chunk_ms, spec.lead_ms)
-        predictions, self._state = decode_stretch(
+        decoded = decode_stretch(
             self.bound,
             stretch,
             spikes,
@@ -359,6 +369,9 @@ class LiveDecoder:
             feed=self._feed,
             received_s=received_s,
         )
+        self._state = decoded.state
+        if len(edges_s) == 2:
+            self._last = decoded.batch
         clock.next += len(edges_s) - 1
         counts.chunks += len(edges_s) - 1
-        return predictions
+        return decoded.predictions

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 
 from possm.batch import Prediction
-from possm.streaming.host import Collector, HostConfig, steady_host
+from possm.streaming.host import Collector, HostConfig, KeepWarm, steady_host
 from possm.streaming.inbox import StreamCounts
 from possm.streaming.links.base import Message, Sink, Source
 from possm.streaming.links.horizon import LinkCounts
@@ -26,7 +26,7 @@ class RunConfig:
     stale: StaleConfig | None = None
     """What to do when input is missing; None waits for it, and writes nothing meanwhile."""
     host: HostConfig = HostConfig()
-    """What to ask of the operating system."""
+    """How to use the machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +146,7 @@ def run_stream(
         closing.callback(source.close)
         refused = closing.enter_context(steady_host(config.host))
         run = _Run(live, sink, watch or Watch(), dog, closing.enter_context(Collector()))
+        run.warm = KeepWarm(live.rehearse) if config.host.keep_warm else None
         try:
             if source.unit_ids is not None:
                 live.use_units(source.unit_ids)
@@ -172,6 +173,7 @@ class _Run:
         self.predictions, self.stretches = 0, 0
         self.chunks_before = live.counts.chunks
         self.ticker: Ticker | None = None
+        self.warm: KeepWarm | None = None
         self._lock = threading.Lock()  # the watchdog writes from a thread of its own
 
     def take(self, message: Message) -> None:
@@ -196,6 +198,8 @@ class _Run:
             self._write(predictions)
         else:
             self.stand_in()
+            if self.warm is not None and not len(message.spike_times_s):
+                self.warm.idle()
         self.collector.idle()
 
     def finish(self) -> None:

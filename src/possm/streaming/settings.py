@@ -33,6 +33,9 @@ class StreamSettings:
     """Ask the system for real-time priority and locked memory; needs rights."""
     core: int | None = None
     """Stay on this core."""
+    keep_warm: bool = True
+    """Rehearse the step while nothing comes, so that the next answer is not late; takes up to a tenth of a
+    core."""
 
     def __post_init__(self) -> None:
         self.live(), self.run()  # which check what is said here
@@ -46,5 +49,5 @@ class StreamSettings:
     def run(self) -> RunConfig:
         """How the stream is run."""
         stale = StaleConfig(action=self.stale or "hold", after_ms=self.stale_ms)
-        host = HostConfig(realtime=self.realtime, core=self.core)
+        host = HostConfig(realtime=self.realtime, core=self.core, keep_warm=self.keep_warm)
         return RunConfig(stale=stale if self.stale else None, host=host)

@@ -5,15 +5,25 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
-from possm.batch import Prediction, State
+from possm.batch import Batch, Prediction, State
 from possm.streaming.binding import Binding
 from possm.streaming.bursts import note_sizes
 from possm.streaming.inbox import Arrivals, StreamCounts
 from possm.streaming.outputs import Asked, OutputClock, Stretch, ask_frames
 from possm.streaming.values import ValueFeed
+
+
+class Decoded(NamedTuple):
+    """What a step leaves."""
+
+    predictions: list[Prediction]
+    state: State
+    batch: Batch
+    """What the engine was given."""
 
 
 def decode_stretch(
@@ -26,7 +36,7 @@ def decode_stretch(
     counts: StreamCounts,
     feed: ValueFeed | None = None,
     received_s: float = math.nan,
-) -> tuple[list[Prediction], State]:
+) -> Decoded:
     """Decode consecutive chunks in one call of the engine.
 
     Args:
@@ -81,7 +91,7 @@ def decode_stretch(
                     classes=classes_of(bound, name),
                 )
 
-    return list(predictions()), state
+    return Decoded(list(predictions()), state, batch)
 
 
 def _ask(bound: Binding, behavior: str, stretch: Stretch, outputs: OutputClock) -> Asked:

@@ -42,8 +42,9 @@ class RigConfig:
     lag_ms: float = 20.0
     """For senders that do not mark what they have delivered: how long, on the clock of the input, to wait for
     late spikes."""
-    tick_ms: float = 100.0
-    """While nothing comes, an empty message is given this often, so that a watchdog can act."""
+    tick_ms: float = 5.0
+    """While nothing comes, an empty message is given this often, so that a watchdog can act and the step be
+    kept warm."""
     timeout_s: float = math.inf
     """Give up when nothing has come for so long; infinity waits until Ctrl-C, and says so now and then."""
     clock: str = "unknown"
