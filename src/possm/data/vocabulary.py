@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -155,8 +156,8 @@ class Vocabulary:
 
     def units_of(self, session_id: str) -> tuple[str, ...]:
         """The unit ids known for one session, in row order."""
-        prefix = f"{session_id}/"
-        return tuple(unit[len(prefix) :] for unit in self.units if unit.startswith(prefix))
+        skip = len(session_id) + 1
+        return tuple(self.units[row][skip:] for row in self._rows_by_session.get(session_id, ()))
 
     @cached_property
     def _caps(self) -> np.ndarray:
@@ -167,6 +168,13 @@ class Vocabulary:
     @cached_property
     def _unit_rows(self) -> dict[str, int]:
         return {unit: row for row, unit in enumerate(self.units)}
+
+    @cached_property
+    def _rows_by_session(self) -> dict[str, list[int]]:
+        rows: dict[str, list[int]] = defaultdict(list)
+        for row, unit in enumerate(self.units):
+            rows[unit.split("/", 1)[0]].append(row)
+        return rows
 
     @cached_property
     def _session_rows(self) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,7 +38,7 @@ def find_neighbours(recording: Recording, vocabulary: Vocabulary) -> Neighbours:
     are left out.
     """
     earlier = earlier_sessions(recording, vocabulary)
-    known = [_Session(session, vocabulary) for session in earlier]
+    known = _Sessions(earlier, vocabulary)
     by_electrode, units = 0, []
     for unit, electrode in zip(recording.unit_ids, electrodes_of(recording), strict=True):
         rows = np.zeros(0, np.int64)
@@ -64,6 +65,20 @@ def earlier_sessions(recording: Recording, vocabulary: Vocabulary) -> list[str]:
     dated = [s for s in mine if dates[s] and today and dates[s] <= today]
     undated = [s for s in mine if not dates[s] or not today]
     return sorted(dated, key=lambda session: dates[session], reverse=True) + undated
+
+
+class _Sessions:
+    """Known sessions, looked into only as far as somebody searches."""
+
+    def __init__(self, names: list[str], vocabulary: Vocabulary) -> None:
+        self._names, self._vocabulary = names, vocabulary
+        self._open: list[_Session] = []
+
+    def __iter__(self) -> Iterator[_Session]:
+        for number, name in enumerate(self._names):
+            if number == len(self._open):
+                self._open.append(_Session(name, self._vocabulary))
+            yield self._open[number]
 
 
 class _Session:
