@@ -21,9 +21,9 @@ from possm.streaming.graph import Graph
 def encode(graph: Graph, model: Possm, rows: np.ndarray) -> str:
     """Tokens of one chunk -> its latent (1, width).
 
-    With B = (cos, sin) at the times of the tokens, w their weights, V what rotates of their values and U =
-    (constant of the score, what does not rotate, 1), all the rest is sums over tokens: the products B' w V,
-    of which four diagonals are used, and w U. Signs and sums of those go into the matrix that follows.
+    With B = (cos, sin) at the times of the tokens, w their weights, V = (v1, v2) what rotates of their values
+    and U = (constant of the score, what does not rotate, 1), all the rest is sums over tokens: w (B V),
+    w (B (v2, v1)) and w U. Signs and sums of those go into the matrix that follows.
 
     An empty chunk sums to 0 everywhere, also in the column of ones: that column carries the difference
     between any other chunk's bias and what the blank unit gives.
@@ -41,18 +41,20 @@ def encode(graph: Graph, model: Possm, rows: np.ndarray) -> str:
     basis = _token_basis(graph, array(encoder.rotary.omega), encoder.latent_time_s)
     by_unit = graph.node("Gather", graph.constant(array(torch.cat(untimed, dim=1))), unit)
     weight = _weights(graph, tables, unit, basis, by_unit, encoder.rest)
-    weighed = graph.node("Mul", basis, graph.reshape(weight, -1, 1))
-    turning = graph.node("Gather", graph.constant(array(tables.value[:, : 2 * pairs])), unit)
-    products = graph.node("Gemm", weighed, turning, transA=1)
-    products = graph.node("Gather", graph.reshape(products, -1), graph.constant(_diagonals(pairs)))
+    turning = array(tables.value[:, : 2 * pairs])
+    halves = (turning, np.roll(turning, pairs, axis=1))
+    own = [graph.node("Gather", graph.constant(half), unit) for half in halves]
+    products = [graph.node("MatMul", weight, graph.node("Mul", basis, values)) for values in own]
 
     matrix, blank = encoder.to_out.weight, encoder.latent + encoder.to_out(encoder._blank(tables))
     bias = encoder.latent + encoder.to_out.bias - blank
     from_unit = torch.cat([matrix.new_zeros(len(matrix), 1), matrix[:, 2 * pairs :], bias.T], dim=1)
     summed = graph.node("MatMul", weight, by_unit)
     latent = graph.node("Gemm", summed, graph.constant(array(from_unit.T)), graph.constant(array(blank)))
-    turned = graph.constant(array(from_products(matrix, pairs).T))
-    return feed_forward(graph, graph.node("Gemm", products, turned, latent), encoder.feed_forward)
+    turned = array(from_products(matrix, pairs).T)
+    for product, part in zip(products, np.split(turned, 2), strict=True):
+        latent = graph.node("Gemm", product, graph.constant(part), latent)
+    return feed_forward(graph, latent, encoder.feed_forward)
 
 
 def _token_basis(graph: Graph, omega: np.ndarray, latent_time_s: float) -> str:
@@ -81,14 +83,6 @@ def _weights(
     both = graph.node("Concat", logit, graph.constant(array(rest)[None]), axis=1)
     ends = [graph.constant(np.array([place])) for place in (0, -1, 1)]
     return graph.node("Slice", graph.node("Softmax", both, axis=1), *ends)
-
-
-def _diagonals(pairs: int) -> np.ndarray:
-    """Where in (cos, sin) x (v1, v2), flat, the products v1 cos, v2 sin, v2 cos, v1 sin are: (1, 4F)."""
-    place = np.arange(4 * pairs**2).reshape(2 * pairs, 2 * pairs)
-    first, second = np.arange(pairs), pairs + np.arange(pairs)
-    wanted = [(first, first), (second, second), (first, second), (second, first)]
-    return np.concatenate([place[basis, value] for basis, value in wanted])[None]
 
 
 def decode(graph: Graph, model: Possm, hidden: str, session: int) -> tuple[str, str]:
