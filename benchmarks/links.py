@@ -137,9 +137,10 @@ def receiver(sink: str) -> Callable[[], list[float]]:
         return from_udp
     if kind == "zmq":
         from possm.streaming.links import zmq
+        from possm.streaming.links.msgpacks import unpack_prediction as unpack
 
         puller = zmq.open_socket(place, "pull", bind=True)
-        return lambda: [zmq.unpack_prediction(puller.recv()).end_s] if puller.poll(100) else []
+        return lambda: [unpack(puller.recv()).end_s] if puller.poll(100) else []
     if kind == "redis":
         import redis
 
@@ -295,7 +296,8 @@ def main() -> None:
     parser.add_argument("--rig", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.rig:
-        run_rig(*given.rig, given.messages, given.rate_hz)
+        source, sink = given.rig
+        run_rig(source, sink, given.messages, given.rate_hz)
         return
     if given.realtime:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(10))  # the rig and the server inherit it

@@ -178,7 +178,8 @@ def measure(numbers: list[int], *, seconds: float, steps: int) -> Iterator[dict[
 def projected(rows: list[dict[str, float]], part: str) -> float:
     """Memory of a part (MB) for all of the paper's sessions: a line through what was measured."""
     pairs = [(row["sessions"], row[part]) for row in rows if row.get("batch") == 8]
-    slope, start = np.polyfit(*np.array(pairs).T, 1)
+    x, y = np.array(pairs).T
+    slope, start = np.polyfit(x, y, 1)
     return float(start + slope * SESSIONS)
 
 
