@@ -80,25 +80,25 @@ def test_schedule_with_a_plateau():
     assert (np.diff(rates[501:]) < 0).all() and rates[-1] < 1e-7
 
 
-def test_only_matrices_are_decayed():
+def test_what_is_decayed_goes_by_row_or_has_a_rate_of_its_own():
     model = Possm(toys.tiny_config(), num_units=5, num_sessions=2)
-    optim = OptimConfig(weight_decay=0.3, token_rate=0.1)
-    decayed, plain, others, tokens = make_optimizer(model, optim).param_groups
+    groups = make_optimizer(model, OptimConfig(weight_decay=0.3, token_rate=0.1)).param_groups
     names = {id(p): name for name, p in model.named_parameters()}
-    assert {names[id(p)].rsplit(".", 1)[-1] for p in decayed["params"]} == {
-        "weight",
-        "weight_ih_l0",
-        "weight_hh_l0",
-    }
-    by_row = {"session.weight", "readouts.@vel.behavior.weight"}
-    assert {names[id(p)] for p in others["params"]} == by_row
-    assert {names[id(p)] for p in tokens["params"]} == {"token.unit.weight", "token.kind.weight"}
-    plain_names = {names[id(p)] for p in plain["params"]}
-    assert {"encoder.latent", "encoder.norm_token.weight", "encoder.to_out.bias"} <= plain_names
-    assert len(decayed["params"]) + len(plain_names) + len(by_row) + 2 == len(names)
-    assert [group["weight_decay"] for group in (decayed, plain, others, tokens)] == [0.3, 0.0, 0.0, 0.0]
-    assert [group["rows"] for group in (decayed, plain, others, tokens)] == [False, False, True, True]
-    assert [group["scale"] for group in (decayed, plain, others, tokens)] == [1.0, 1.0, 1.0, 0.1]
+
+    def those(key, value):
+        return {names[id(p)] for group in groups if group[key] == value for p in group["params"]}
+
+    endings = {name.rsplit(".", 1)[-1] for name in those("weight_decay", 0.3)}
+    assert endings == {"weight", "weight_ih_l0", "weight_hh_l0"}
+    assert {"encoder.to_query.weight", "encoder.to_out.weight"} <= those("weight_decay", 0.3)
+    tables = {"token.unit.weight", "token.kind.weight", "session.weight", "readouts.@vel.behavior.weight"}
+    assert those("rows", True) == tables
+    assert tables | {"encoder.latent", "encoder.to_out.bias"} <= those("weight_decay", 0.0)
+    before_the_sum = {"encoder.latent", "encoder.rest", "encoder.norm_latent.weight"}
+    before_the_sum |= {"encoder.norm_latent.bias", "encoder.norm_token.weight", "encoder.norm_token.bias"}
+    before_the_sum |= {"encoder.to_query.weight", "encoder.to_key_value.weight"}
+    assert those("scale", 0.1) == before_the_sum | {"token.unit.weight", "token.kind.weight"}
+    assert len(those("scale", 0.1)) + len(those("scale", 1.0)) == len(names)
 
 
 def test_a_matrix_with_a_row_for_each_unit_is_a_table():
