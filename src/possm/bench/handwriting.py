@@ -32,6 +32,7 @@ from possm.data.trial_splits import with_splits
 from possm.data.windows import count_windows
 from possm.evaluation.score import evaluate
 from possm.evaluation.trials import scored_trials
+from possm.model.decoder import PossmConfig
 from possm.training.config import TrainConfig
 from possm.training.finetune import FinetuneConfig, finetune
 from possm.training.loop import train
@@ -41,8 +42,8 @@ from possm.training.presets import PRESETS
 LABEL, MOVEMENT = "trials.character", "cursor.vel"
 WINDOW_S = 1.0
 AUGMENT = AugmentConfig(min_units_kept=0.7, token_dropout=0.1)
-TOKEN_RATE = 0.1
-"""Of POSSM: with 192 channels in every chunk, tokens have to learn more slowly than the rest."""
+WIDTH, TOKEN_RATE = 256, 0.1
+"""Of POSSM: tokens must be wide enough to tell 192 channels apart, and the wider, the slower they learn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +130,7 @@ def pretrain(job: Job, folder: Path) -> Sequence[Mapping[str, Any]]:
         simulate_session(made, subject=number % 4, session=number // 4, seed=1000 + seed)
         for number in range(config.pretrain_sessions)
     ]
-    settings = TrainConfig(behavior=(MOVEMENT,), window_s=WINDOW_S, batch_size=32, seed=seed, augment=AUGMENT)
+    settings = _suited(TrainConfig(behavior=(MOVEMENT,), seed=seed))
     result = train(sessions, _budgeted(settings, sessions, config.pretrain_steps), folder)
     done = {"accuracy": result.summary["best_valid_r2"], "train_s": result.summary["wall_s"]}
     return [{**job.expected[0], **done, "parameters": int(result.summary["parameters"])}]
@@ -154,9 +155,14 @@ def train_and_decide(job: Job, folder: Path, *, runs: Path) -> Sequence[Mapping[
 def scratch_config(decoder: str, seed: int) -> TrainConfig:
     """Settings of training from scratch, the decoder's own but for windows and batch."""
     config = TrainConfig(behavior=(LABEL,), seed=seed)
-    preset = PRESETS[decoder](config)
-    optim = replace(preset.optim, token_rate=TOKEN_RATE) if decoder == "possm-gru" else preset.optim
-    return replace(preset, window_s=WINDOW_S, batch_size=32, augment=AUGMENT, optim=optim)
+    return _suited(PRESETS[decoder](config))
+
+
+def _suited(config: TrainConfig) -> TrainConfig:
+    if isinstance(config.decoder, PossmConfig):
+        decoder = replace(config.decoder, width=WIDTH)
+        config = replace(config, decoder=decoder, optim=replace(config.optim, token_rate=TOKEN_RATE))
+    return replace(config, window_s=WINDOW_S, batch_size=32, augment=AUGMENT)
 
 
 def few_trials(config: HandwritingBench, *, per_class: int, seed: int) -> Recording:
@@ -187,7 +193,7 @@ def _adapt(recording: Recording, config: HandwritingBench, seed: int, folder: Pa
         batch_size=32,
         steps=config.finetune_steps,
         augment=AUGMENT,
-        optim=OptimConfig(),
+        optim=OptimConfig(token_rate=TOKEN_RATE),
         seed=seed,
     )
     return finetune(pretrained, [recording], settings, folder)

@@ -242,7 +242,7 @@ def _decoder(variant: Variant) -> tuple[Any, OptimConfig, AugmentConfig]:
         hidden=256,
         dropout=0.4,
     )
-    return possm, OptimConfig(learning_rate=1e-3, token_rate=0.01, ema=0.98), noise
+    return possm, OptimConfig(learning_rate=1e-3, token_rate=0.03, ema=0.98), noise
 
 
 def _steps_per_epoch(settings: TrainConfig, recordings: Sequence[Recording]) -> int:

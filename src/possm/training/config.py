@@ -27,15 +27,16 @@ class TrainConfig:
 
     behavior: tuple[str, ...]
     """Names of the signals to decode, such as "cursor.vel"."""
-    decoder: DecoderConfig = PossmConfig()
-    """Architecture; its behaviors are filled in from the recordings."""
+    decoder: DecoderConfig = PossmConfig(width=128)
+    """Architecture; its behaviors are filled in from the recordings. Tokens are twice as wide as those of the
+    paper's small model: with about as many numbers as there are units they tell these apart."""
     window_s: float = 4.0
     """Length of a training window."""
     batch_size: int = 16
     """Windows per step."""
     epochs: int | None = None
     """Passes over the training intervals; None is as many as make about 1,000 steps."""
-    optim: OptimConfig = OptimConfig()
+    optim: OptimConfig = OptimConfig(token_rate=0.3)
     """Optimizer and schedule."""
     augment: AugmentConfig = AugmentConfig()
     """Changes to training windows."""

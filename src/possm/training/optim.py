@@ -13,12 +13,6 @@ from torch import Tensor, nn
 from possm.config import require
 from possm.training.rows import RowAdamW, tables_of
 
-OF_TOKENS = (
-    "token.",
-    *(f"encoder.{name}" for name in ("latent", "norm_", "to_query", "to_key_value", "rest")),
-)
-"""How the names of parameters begin that `OptimConfig.token_rate` is for."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
@@ -27,10 +21,9 @@ class OptimConfig:
     learning_rate: float = 2e-3
     """At its highest."""
     token_rate: float = 1.0
-    """Rate of all that makes tokens and attends to them, up to the sum over tokens, as a factor. What moves
-    all tokens alike adds up in a latent, what tells them apart averages out, and `Encoder.spread` magnifies
-    both. With hundreds of channels in every chunk this has to go slower than the rest
-    (docs/classification.md)."""
+    """Rate of tokens and encoder, as a factor. What moves all tokens alike adds up in a latent, what tells
+    them apart averages out, and `Encoder.spread` magnifies both: at the rate of the backbone latents grow a
+    hundredfold within a few steps, the more so the wider they are (docs/training.md)."""
     weight_decay: float = 0.01
     """Of the matrices of linear and recurrent layers; nothing else is decayed."""
     warmup: float = 0.05
@@ -61,7 +54,7 @@ def make_optimizer(
     anchor_decay: float = 0.0,
 ) -> RowAdamW:
     """AdamW over groups: decayed or not; tables, whose rows change only where a batch has them, or all else;
-    and what makes tokens and attends to them, at a rate of its own, or all else.
+    and tokens and encoder, at a rate of their own, or all else.
 
     Decayed are the matrices of linear and recurrent layers. The rest is embeddings, the latent, norms,
     biases, and what sets the time constants of a state-space backbone, which decay would pull towards
@@ -78,7 +71,7 @@ def make_optimizer(
     matrices = {id(p) for layer in layers for p in layer.parameters(recurse=False) if p.ndim >= 2}
     named = dict(model.named_parameters())
     by_row = {id(p) for p in tables_of(model)} | {id(named[name]) for name in tables if name in named}
-    of_tokens = {id(p) for name, p in named.items() if name.startswith(OF_TOKENS)}
+    of_tokens = {id(p) for name, p in named.items() if name.startswith(("token.", "encoder."))}
     trained = [p for p in model.parameters() if p.requires_grad]
     kinds = {id(p): (id(p) in by_row, id(p) in of_tokens, id(p) in matrices) for p in trained}
     groups = [

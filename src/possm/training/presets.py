@@ -40,7 +40,8 @@ def _preset(
 
 
 def _possm(backbone: str, **optim: Any) -> Preset:
-    return partial(_preset, decoder=PossmConfig, settings={"backbone": backbone}, optim=optim)
+    settings = {"backbone": backbone, "width": 128}
+    return partial(_preset, decoder=PossmConfig, settings=settings, optim={"token_rate": 0.3, **optim})
 
 
 def _counts(backbone: str, *, optim: dict[str, Any], **settings: Any) -> Preset:

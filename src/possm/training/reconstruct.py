@@ -18,7 +18,7 @@ from torch.nn import functional
 from possm.batch import Batch, Values
 from possm.errors import ConfigError
 from possm.model.decoder import Possm
-from possm.training.optim import OF_TOKENS, OptimConfig, learning_rate
+from possm.training.optim import OptimConfig, learning_rate
 
 FIRST_EPOCH = 1 << 20
 """Batches are those of epochs that no run reaches."""
@@ -84,12 +84,9 @@ def reconstruct(
     width, device = config.num_latents * config.width, model.session.weight.device
     num_units = model.token.unit.num_embeddings
     head = Reconstruction(width, num_units=num_units, values=first.values).to(device)
-    encoding = {n: p for n, p in model.named_parameters() if n.startswith(("token.", "encoder."))}
-    of_tokens = [p for name, p in encoding.items() if name.startswith(OF_TOKENS)]
-    others = [p for name, p in encoding.items() if not name.startswith(OF_TOKENS)]
     groups = [
-        {"params": of_tokens, "scale": optim.token_rate},
-        {"params": [*others, *head.parameters()], "scale": 1.0},
+        {"params": [*model.token.parameters(), *model.encoder.parameters()], "scale": optim.token_rate},
+        {"params": list(head.parameters()), "scale": 1.0},
     ]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
     model.train()
