@@ -253,7 +253,8 @@ def main() -> int:
     model, report = train(task, arguments)
     predicted = predict(task, model, "test")
     arguments.out.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(arguments.out / "predictions.npz", allow_pickle=False, **predicted)
+    arrays: dict[str, Any] = dict(predicted)
+    np.savez_compressed(arguments.out / "predictions.npz", **arrays)
     settings = {name: str(v) if isinstance(v, Path) else v for name, v in vars(arguments).items()}
     result = {"decoder": "torch_brain POYO", **score(predicted), **report, "settings": settings}
     (arguments.out / "score.json").write_text(json.dumps(result, indent=1))

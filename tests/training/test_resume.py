@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +20,7 @@ from possm.model.decoder import PossmConfig
 from possm.training import run
 from possm.training.loop import TrainConfig, train
 from possm.training.optim import OptimConfig
-from possm.training.resume import FILE
+from possm.training.resume import FILE, load_run, save_run
 
 RECORDING = toys.recording(seconds=30)
 CONFIG = TrainConfig(
@@ -132,7 +133,7 @@ def test_a_finished_run_changes_nothing(uninterrupted):
     [
         ({"seed": 1}, "seed was 0, now 1"),
         ({"epochs": 5}, "epochs was 4, now 5"),
-        ({"optim": OptimConfig(learning_rate=0.1)}, "optim.learning_rate was 0.002, now 0.1"),
+        ({"optim": OptimConfig(learning_rate=0.1, token_rate=0.3)}, "optim.learning_rate was 0.002, now 0.1"),
         ({"decoder": PossmConfig(**{**toys.TINY, "hidden": 8})}, "decoder.hidden was 24, now 8"),
     ],
 )
@@ -193,3 +194,23 @@ def test_disk_full(uninterrupted, tmp_path, monkeypatch, fails_at):
     if (tmp_path / "decoder.safetensors").exists():
         load_decoder(tmp_path / "decoder.safetensors")
     assert same(train([RECORDING], CONFIG, tmp_path), uninterrupted)
+
+
+def test_moments_go_back_to_their_parameter_however_they_are_grouped(tmp_path):
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3, bias=False), torch.nn.Linear(3, 3, bias=False))
+    first, second = model.parameters()
+    optimizer = torch.optim.AdamW([first, second])
+    (second.sum() + 2 * first.sum()).backward()
+    optimizer.step()
+    modules = {"model": model, "average": deepcopy(model), "best": deepcopy(model)}
+    save_run(tmp_path, {}, {}, **modules, optimizer=optimizer)
+    swapped = torch.optim.AdamW([{"params": [second]}, {"params": [first]}])
+    saved = load_run(tmp_path, {})
+    saved.restore(**modules, optimizer=swapped)
+    for parameter in (first, second):
+        torch.testing.assert_close(
+            swapped.state[parameter]["exp_avg"], optimizer.state[parameter]["exp_avg"], rtol=0, atol=0
+        )
+    with pytest.raises(CheckpointError, match="another version"):
+        fewer = torch.optim.AdamW([first])
+        saved.restore(**modules, optimizer=fewer)

@@ -223,8 +223,11 @@ def _job(decoder: str, start: str, trials: int, seed: int, config: HandwritingBe
     row |= {"trials_per_class": trials, "seed": seed, **dict.fromkeys(MEASURED)}
     about = {"decoder": decoder, "start": start, "trials_per_class": trials, "seed": seed}
     settled = replace(config, workers=1, seeds=(seed,))
+    parameters = {**about, "config": settled, "possm": {"width": WIDTH, "token_rate": TOKEN_RATE}}
     return Job(
-        name=_name(decoder, start, trials, seed), parameters={**about, "config": settled}, expected=(row,)
+        name=_name(decoder, start, trials, seed),
+        parameters=parameters,
+        expected=(row,),
     )
 
 

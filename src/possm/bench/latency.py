@@ -144,21 +144,22 @@ def measure(
     """Run the steps of one row.
 
     Args:
-        case: What is measured; its pause is made before every step.
+        case: What is measured; its pause, up to a tick longer, is made before every step.
         step: Takes the number of a step, returns how long it took, in seconds.
         config: How many.
         rehearse: Runs a step that changes nothing, for a case that is kept warm.
     """
     took_s = []
     warm = KeepWarm(rehearse) if case.warm and rehearse is not None else None
+    ticks, late_s = np.random.default_rng(config.seed), 0.0
     with Collector():
         for number in range(WARM_UP if case.idle_ms == 0 else 5):
             step(number)
         end_s = time.monotonic() + config.seconds
         for number in range(config.steps):
             if case.idle_ms:
-                _pause(case.idle_ms / 1000, warm)
-            took_s.append(step(number))
+                late_s = _pause((case.idle_ms + float(ticks.uniform(0, RigConfig.tick_ms))) / 1000, warm)
+            took_s.append(late_s + step(number))
             if time.monotonic() > end_s:
                 break
     took_ms = 1000 * np.array(took_s)
@@ -177,16 +178,20 @@ def measure(
     )
 
 
-def _pause(seconds: float, warm: KeepWarm | None) -> None:
-    """Nothing comes; kept warm at every tick of a link, if so."""
+def _pause(seconds: float, warm: KeepWarm | None) -> float:
+    """Nothing comes; kept warm at every tick of a link, if so. How long a rehearsal delays its end."""
     if warm is None:
         time.sleep(seconds)
-        return
+        return 0.0
     end_s = time.monotonic() + seconds
     while (left_s := end_s - time.monotonic()) > 0:
         time.sleep(min(left_s, RigConfig.tick_ms / 1000))
         if time.monotonic() < end_s:
             warm.idle()
+            late_s = time.monotonic() - end_s
+            if late_s > 0:
+                return late_s
+    return 0.0
 
 
 def _line(row: Row) -> str:

@@ -269,6 +269,7 @@ def _job(variant: Variant, seed: int, config: SpeechBench) -> Job:
         name=job_name(variant.decoder, variant.inputs, variant.start, f"seed{seed}"),
         parameters={
             "variant": variant,
+            "made": _decoder(variant),
             "seed": seed,
             "config": replace(config, workers=1, seeds=(seed,)),
         },

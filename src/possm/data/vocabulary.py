@@ -172,7 +172,7 @@ class Vocabulary:
     @cached_property
     def _rows_by_session(self) -> dict[str, list[int]]:
         rows: dict[str, list[int]] = defaultdict(list)
-        for row, unit in enumerate(self.units):
+        for row, unit in enumerate(self.units[1:], 1):
             rows[unit.split("/", 1)[0]].append(row)
         return rows
 

@@ -36,7 +36,7 @@ class HostConfig:
     core: int | None = None
     """The core to stay on; None leaves that to the system."""
     keep_warm: bool = True
-    """Rehearse the step while a link has nothing to deliver, see `KeepWarm`."""
+    """Rehearse the step after messages that end no chunk, see `KeepWarm`."""
 
     def __post_init__(self) -> None:
         require(self.core is None or self.core >= 0, "core", self.core, "0 or more")
@@ -85,7 +85,8 @@ class Collector:
 
 
 class KeepWarm:
-    """Has the step rehearsed while nothing comes, for at most a tenth of the time.
+    """Has the step rehearsed while no chunk ends, for at most a tenth of the time; what comes meanwhile waits
+    for as long as one step.
 
     Args:
         rehearse: Runs a step that changes nothing.

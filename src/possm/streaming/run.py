@@ -31,8 +31,9 @@ class RunConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class StreamReport:
-    """What happened. A step is a push that decoded at least one chunk, from the arrival of its spikes to the
-    return of its predictions; waiting for the source and writing to the sink are not in it."""
+    """What happened. A step is a push that decoded at least one chunk, from the moment its spikes are taken
+    to the return of its predictions; waiting for the source, and what waits while the sink writes or a step
+    is rehearsed, are not in it."""
 
     chunks: int
     """Chunks decoded."""
@@ -198,9 +199,9 @@ class _Run:
             self._write(predictions)
         else:
             self.stand_in()
-            if self.warm is not None and not len(message.spike_times_s):
-                self.warm.idle()
         self.collector.idle()
+        if self.warm is not None and self.live.chunk == chunk:
+            self.warm.idle()
 
     def finish(self) -> None:
         """Nothing more belongs to this stretch: decode what waits for late spikes only."""

@@ -27,10 +27,14 @@ class SavedRun:
     def restore(
         self, *, model: nn.Module, average: nn.Module, best: nn.Module, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Put weights, optimizer moments and the random state of dropout back."""
+        """Put weights, optimizer moments and the random state of dropout back.
+
+        Raises:
+            CheckpointError: There are moments of parameters that are not trained now.
+        """
         for name, module in (("model", model), ("average", average), ("best", best)):
             module.load_state_dict(_part(self.tensors, name))
-        _restore_optimizer(optimizer, _part(self.tensors, "optimizer"))
+        _restore_optimizer(optimizer, _names(model, optimizer), _part(self.tensors, "optimizer"))
         torch.set_rng_state(self.tensors["random.cpu"])
         if "random.cuda" in self.tensors and torch.cuda.is_available():
             torch.cuda.set_rng_state(self.tensors["random.cuda"])
@@ -56,8 +60,9 @@ def save_run(
         tensors["random.cuda"] = torch.cuda.get_rng_state()
     for name, module in (("model", model), ("average", average), ("best", best)):
         tensors |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
+    names = _names(model, optimizer)
     for index, moments in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(v) for key, v in moments.items()}
+        tensors |= {f"optimizer.{names[index]}.{key}": torch.as_tensor(v) for key, v in moments.items()}
     content = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     description = {"format": FORMAT, "settings": settings, "progress": progress}
     write_sealed(folder / FILE, content, json.dumps(description))
@@ -108,10 +113,25 @@ def _part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
 
 
-def _restore_optimizer(optimizer: torch.optim.Optimizer, moments: dict[str, Tensor]) -> None:
+def _names(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
+    """Of the parameters, in the order of the optimizer, which depends on how they are grouped."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
+
+
+def _restore_optimizer(
+    optimizer: torch.optim.Optimizer, names: list[str], moments: dict[str, Tensor]
+) -> None:
     state = optimizer.state_dict()
     state["state"] = {}
+    places = {name: index for index, name in enumerate(names)}
     for key, value in moments.items():
-        index, name = key.split(".", 1)
-        state["state"].setdefault(int(index), {})[name] = value
+        name, moment = key.rsplit(".", 1)
+        if name not in places:
+            raise CheckpointError(
+                "the interrupted run is of another version of possm",
+                got=f"moments of {name}",
+                fix=f"delete {FILE} in its folder to start again",
+            )
+        state["state"].setdefault(places[name], {})[moment] = value
     optimizer.load_state_dict(state)

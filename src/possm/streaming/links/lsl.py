@@ -142,7 +142,7 @@ class LslSource(RigSource):
             self.connect()
             inlet: Any = self._inlet
             if self._events and self._on_clock and not self._marked(self._lsl.local_clock()):
-                wait_s = min(wait_s, max(self.rig.lag_ms / 1000, 0.005))
+                wait_s = max(self.rig.lag_ms / 1000, 0.005)
             sample, stamp = inlet.pull_sample(timeout=wait_s)
             if sample is not None:
                 samples, stamps = inlet.pull_chunk(timeout=0.0, max_samples=4096)
