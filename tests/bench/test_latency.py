@@ -6,6 +6,7 @@ import itertools
 import json
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -14,7 +15,7 @@ from possm import cli
 from possm.baselines.mlp import MlpConfig
 from possm.bench import peers
 from possm.bench.latency import LatencyReport, bench_latency, measure
-from possm.bench.latency_cases import Case, LatencyConfig
+from possm.bench.latency_cases import Case, Engines, LatencyConfig
 from possm.checkpoint import save_decoder
 from possm.errors import StreamError
 from possm.model.decoder import PossmConfig
@@ -57,6 +58,15 @@ def test_a_step_is_kept_warm_in_pauses_only():
     measure(Case(engine="x", idle_ms=60.0, warm=True), lambda number: 0.001, config, rehearse)
     assert 3 <= len(rehearsed) <= 3 * 60 / 10 + 1
     assert min(b - a for a, b in itertools.pairwise(rehearsed)) >= 0.01
+
+
+def test_every_pause_is_timed_warm_and_cold(tmp_path):
+    cases = list(Engines(tmp_path, seed=0).cases(LatencyConfig()))
+    assert len(cases) == len(set(cases)) and {case.size for case in cases} == {"small", "large", "default"}
+    pausing = {case for case in cases if case.idle_ms}
+    assert {case for case in cases if case.warm} < pausing
+    assert {replace(case, warm=not case.warm) for case in pausing} == pausing
+    assert {(case.engine, case.part) for case in pausing} >= {("onnx", "step"), ("onnx", "push")}
 
 
 def test_a_row_ends_in_time():

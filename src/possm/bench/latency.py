@@ -53,7 +53,7 @@ class LatencyReport:
     def text(self) -> str:
         """For a person to read."""
         head = (
-            f"{'engine':<10} {'backbone':<11} {'size':<6} {'part':<5} {'units':>5} {'spikes':>6} {'idle':>5} "
+            f"{'engine':<10} {'backbone':<11} {'size':<9} {'part':<5} {'units':>5} {'spikes':>6} {'idle':>5} "
             f"{'steps':>7} {'p50':>8} {'p90':>8} {'p99':>8} {'p99.9':>8} {'max':>8} ms  "
             "over 1/5/10/20/50 ms (w: kept warm)"
         )
@@ -200,7 +200,7 @@ def _line(row: Row) -> str:
     )
     missed = "/".join(str(getattr(row, f"missed_{limit}ms")) for limit in DEADLINES_MS)
     return (
-        f"{row.engine:<10} {row.backbone:<11} {row.size:<6} {row.part:<5} {row.units:>5} "
+        f"{row.engine:<10} {row.backbone:<11} {row.size:<9} {row.part:<5} {row.units:>5} "
         f"{row.spikes_per_chunk:>6} {row.idle_ms:>4g}{'w' if row.warm else ' '} "
         f"{row.steps:>7} {times}     {missed}"
     )

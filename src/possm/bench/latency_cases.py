@@ -71,6 +71,7 @@ class Case:
     backbone: str = "gru"
     """Or which baseline."""
     size: str = "small"
+    """"small" and "large" are the paper's, "default" is what `possm train` makes; or what it is of a file."""
     threads: int = 1
     idle_ms: float = 0.0
     warm: bool = False
@@ -103,6 +104,8 @@ class Engines:
             for backbone in ("gru", "s4d", "mamba"):
                 for engine in ("onnx", "onnx-int8", "torch"):
                     yield Case(engine=engine, backbone=backbone, size=size)
+        for engine in ("onnx", "torch"):
+            yield Case(engine=engine, size="default")
         for engine, size in (
             ("onnx", "small"),
             ("onnx", "large"),
@@ -147,9 +150,16 @@ class Engines:
         from possm.model.decoder import PossmConfig
         from possm.streaming.rehearsal import BEHAVIORS, random_decoder
 
-        make = PossmConfig.large if case.size == "large" else PossmConfig
-        config = make(backbone=case.backbone, behaviors=BEHAVIORS)
+        made = {"small": PossmConfig(), "large": PossmConfig.large(), "default": default_decoder()}
+        config = replace(made[case.size], backbone=case.backbone, behaviors=BEHAVIORS)
         return random_decoder(config, num_units=case.units, seed=self._seed)
+
+
+def default_decoder() -> Any:
+    """What `possm train` makes."""
+    from possm.training.config import TrainConfig
+
+    return TrainConfig(behavior=("any",)).decoder
 
 
 def _cases_of(path: str | os.PathLike[str], config: LatencyConfig) -> Iterator[Case]:
