@@ -32,12 +32,14 @@ OPTIONS = """
     --width 8 --hidden 8 --min-units-kept 0.7
 """
 DIES = """
-import os, sys
+import os, sys, time
 from possm.cli import main
 from possm.training.run import Run
 def validate(self, progress, whole=Run.validate):
     whole(self, progress)
     if self.processes.rank == 1 and self.epoch == 1:
+        while not (self.out / "metrics.jsonl").exists():  # what the first process writes last
+            time.sleep(0.01)
         os._exit(3)
 Run.validate = validate
 sys.exit(main())
