@@ -117,6 +117,17 @@ def test_a_mean_over_tokens_tells_whose_values_they_were():
     assert told(offset, slope.mean(0).expand_as(slope), values) < 0.5
 
 
+def test_kinds_of_one_channel_begin_alike_and_learn_apart():
+    """Counts and power of a channel say much the same: with slopes of their own each would disturb the other."""
+    embedding = TokenEmbedding(9, 32, kinds=(1, 3))
+    _, (of_counts, of_power) = embedding.lines()
+    torch.testing.assert_close(of_counts, of_power, rtol=0, atol=0)
+    of_power.sum().backward()
+    counts, power = (turn.grad for turn in embedding.turn)
+    assert counts is None or not counts.any()
+    assert power.any()
+
+
 def test_blocks_begin_as_the_identity():
     """What the backbone sees at first is what attention found."""
     config = PossmConfig(

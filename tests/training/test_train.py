@@ -271,6 +271,18 @@ def test_a_loss_that_explodes(tmp_path):
     assert "lower the learning rate" in str(caught.value.fix)
 
 
+def test_weights_that_explode_in_the_last_step(tmp_path, monkeypatch):
+    """No loss is left to say so; the validation split is not to blame."""
+
+    def explode(model, *_, **__):
+        with torch.no_grad():
+            next(model.parameters()).fill_(torch.nan)
+
+    monkeypatch.setattr("possm.training.run.update_average", explode)
+    with pytest.raises(ConfigError, match="a weight is no longer a number"):
+        train([RECORDING], config_of(epochs=1), tmp_path)
+
+
 def test_the_output_folder_is_a_file(tmp_path):
     (tmp_path / "run").write_text("not a folder")
     with pytest.raises((PossmError, CheckpointError)):

@@ -1,9 +1,10 @@
 """`possm bench speech`: attempted speech, simulated; POSSM and the GRU of strided windows side by side.
 
 Every seed is a subject of its own, recorded on several days that drift. Decoders are causal, see the same
-sentences as often, and are scored on the held-out sentences of all days, each decoded from an empty state by
-the best path, without a language model. Compared are POSSM with the GRU, counts with counts and spike-band
-power, and one phase of training with two, which share the same number of steps.
+sentences as often (a first phase comes on top), and are scored on the held-out sentences of all days, each
+decoded from an empty state by the best path, without a language model. Compared are POSSM with the GRU,
+counts with counts and spike-band power, and one phase of training with two, of which the first reconstructs
+bins and reads no transcript.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from possm.training.optim import OptimConfig
 SAID = "trials.phonemes"
 CHUNK_MS = 20
 FIRST_PHASE = 0.2
-"""Share of the steps in which the first of two phases reconstructs bins."""
+"""Steps of the first of two phases, which reconstructs bins, as a share of those of the second."""
 MEASURED = ("per", "parameters", "train_s")
 """What a row has only once it is done."""
 WARMING = 50
@@ -85,7 +86,7 @@ class SpeechBench:
     """Longest sentence; the shortest takes 2 s."""
     channels: int = 256
     steps: int = 2000
-    """Of training, both phases together."""
+    """Of training with transcripts; a first phase comes on top."""
     batch_size: int = 8
     """Sentences."""
     workers: int = 1
@@ -207,9 +208,8 @@ def simulate_days(config: SpeechBench, seed: int) -> list[Recording]:
 def speech_settings(
     variant: Variant, config: SpeechBench, recordings: Sequence[Recording], *, seed: int
 ) -> TrainConfig:
-    """A run of about `config.steps` steps, both phases together."""
+    """A run of about `config.steps` steps with transcripts, after the first phase if there is one."""
     decoder, optim, augment = _decoder(variant)
-    first = round(FIRST_PHASE * config.steps) if variant.start == "two phases" else 0
     settings = TrainConfig(
         behavior=(SAID,),
         decoder=decoder,
@@ -217,10 +217,10 @@ def speech_settings(
         optim=optim,
         augment=augment,
         normalize=NormalizeConfig(past_s=60.0),
-        reconstruct_steps=first,
+        reconstruct_steps=_reconstruct_steps(variant, config),
         seed=seed,
     )
-    epochs = max(1, round((config.steps - first) / _steps_per_epoch(settings, recordings)))
+    epochs = max(1, round(config.steps / _steps_per_epoch(settings, recordings)))
     return replace(settings, epochs=epochs, valid_every=math.ceil(epochs / 8))
 
 
@@ -245,6 +245,10 @@ def _decoder(variant: Variant) -> tuple[Any, OptimConfig, AugmentConfig]:
     return possm, OptimConfig(learning_rate=1e-3, token_rate=0.03, ema=0.98), noise
 
 
+def _reconstruct_steps(variant: Variant, config: SpeechBench) -> int:
+    return round(FIRST_PHASE * config.steps) if variant.start == "two phases" else 0
+
+
 def _steps_per_epoch(settings: TrainConfig, recordings: Sequence[Recording]) -> int:
     symbols = symbols_of(recordings, SAID)
     clock = FrameClock(CHUNK_MS, settings.decoder.frame_chunks)
@@ -265,6 +269,7 @@ def _job(variant: Variant, seed: int, config: SpeechBench) -> Job:
     sentences = config.days * config.sentences
     row: Row = {"recording": f"speech-s{seed:02d}", "decoder": variant.decoder, "inputs": variant.inputs}
     row |= {"start": variant.start, "trials_per_class": sentences, "seed": seed, **dict.fromkeys(MEASURED)}
+    first = _reconstruct_steps(variant, config)
     return Job(
         name=job_name(variant.decoder, variant.inputs, variant.start, f"seed{seed}"),
         parameters={
@@ -272,6 +277,7 @@ def _job(variant: Variant, seed: int, config: SpeechBench) -> Job:
             "made": _decoder(variant),
             "seed": seed,
             "config": replace(config, workers=1, seeds=(seed,)),
+            **({"reconstruct_steps": first} if first else {}),
         },
         expected=(row,),
     )

@@ -36,7 +36,9 @@ class TokenEmbedding(nn.Module):
         if kinds:
             self.value = nn.Embedding(NUM_KINDS, width)
             nn.init.zeros_(self.value.weight)
-            self.turn = nn.ParameterList(_turn(width) for _ in kinds)
+            # The same one for all: the power and the counts of a channel say much the same, and add up.
+            turn = _turn(width)
+            self.turn = nn.ParameterList(nn.Parameter(turn.detach().clone()) for _ in kinds)
 
     def forward(self, rows: Tensor | None = None) -> Tensor:
         """The token of every unit: (units, width); or of some: (n,) int64 -> (n, width)."""

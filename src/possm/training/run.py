@@ -179,6 +179,8 @@ class Run:
         rows = self.processes.agree(self._scores(decoder) if self.processes.first else [])
         valid_score, measure = float(np.mean([row.value for row in rows])), measure_of(rows)
         if math.isnan(valid_score):
+            if not all(bool(weight.isfinite().all()) for weight in self.average.parameters()):
+                raise self._diverged("a weight", math.nan)
             undefined = [f"{row.session}, {row.behavior}" for row in rows if math.isnan(row.value)]
             raise RecordingError(
                 f"validation {MEASURES[measure]} is not defined, so no weights can be selected",
@@ -241,12 +243,7 @@ class Run:
         )
         value = self.processes.mean(loss)
         if not math.isfinite(value):
-            raise ConfigError(
-                "the training loss is no longer a number",
-                about=f"{self.out}, step {self.step}",
-                got=value,
-                fix="lower the learning rate, or look for extreme values with `possm inspect`",
-            )
+            raise self._diverged("the training loss", value)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self._keep_rows()
@@ -256,6 +253,14 @@ class Run:
         self.step += 1
         self.windows += len(batch.session) * self.processes.size
         return value
+
+    def _diverged(self, what: str, value: float) -> ConfigError:
+        return ConfigError(
+            f"{what} is no longer a number",
+            about=f"{self.out}, step {self.step}",
+            got=value,
+            fix="lower the learning rate, or look for extreme values with `possm inspect`",
+        )
 
     def _see(self) -> None:
         """The first batch, whole in every process, so that all begin with the same weights."""
