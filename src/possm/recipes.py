@@ -212,7 +212,6 @@ def handwriting() -> TrainConfig:
         epochs=1000,
         valid_every=10,
         optim=OptimConfig(learning_rate=2.56e-3, **HALF_CONSTANT),
-        augment=AugmentConfig(),
         seed=42,
     )
 
@@ -267,14 +266,7 @@ def speech(*, offline: bool = False) -> TrainConfig:
     )
     optim = OptimConfig(learning_rate=1e-3)
     return TrainConfig(
-        behavior=(PHONEMES,),
-        decoder=decoder,
-        batch_size=16,
-        epochs=100,
-        valid_every=2,
-        optim=optim,
-        augment=AugmentConfig(),
-        seed=42,
+        behavior=(PHONEMES,), decoder=decoder, batch_size=16, epochs=100, valid_every=2, optim=optim, seed=42
     )
 
 

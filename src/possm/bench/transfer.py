@@ -215,7 +215,6 @@ def _pretraining(chosen: Sequence[Source], config: TransferConfig) -> Job:
         # no token at rest: beside one, a burst on all channels is larger than anything (docs/transfer.md)
         decoder=PossmConfig(backbone=config.backbone, chunk_ms=chosen[0].chunk_ms, rest=0.0),
         optim=PRETRAINING,
-        augment=AugmentConfig(),
     )
     return Job(
         name=f"pretrain-{config.backbone}-{len(chosen)}",

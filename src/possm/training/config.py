@@ -38,7 +38,7 @@ class TrainConfig:
     """Passes over the training intervals; None is as many as make about 1,000 steps."""
     optim: OptimConfig = OptimConfig(token_rate=0.3)
     """Optimizer and schedule."""
-    augment: AugmentConfig = AugmentConfig(token_dropout=0.1)
+    augment: AugmentConfig = AugmentConfig()
     """Changes to training windows."""
     interval_weights: dict[str, float] = field(default_factory=dict)
     """Loss weight of samples inside named intervals (paper: reach 5, hold 0.1, outliers 0)."""

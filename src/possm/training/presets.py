@@ -1,7 +1,7 @@
 """Settings that suit each decoder, by the name `possm train --decoder` takes.
 
 A preset keeps what the user decided (what is decoded and scored, the clock, the seed, the machine) and sets
-the decoder, the optimizer, augmentation, the windows and the batch. How the numbers were found:
+the decoder, the optimizer, the windows and the batch. How the numbers were found:
 docs/baselines.md and docs/training.md.
 """
 
@@ -18,7 +18,6 @@ from possm.baselines.ndt2 import Ndt2Config
 from possm.baselines.poyo import PoyoConfig
 from possm.baselines.recurrent import RecurrentConfig
 from possm.baselines.wiener_decoder import WienerDecoderConfig
-from possm.data.augment import AugmentConfig
 from possm.model.contract import DecoderConfig
 from possm.model.decoder import PossmConfig
 from possm.training.config import TrainConfig
@@ -33,20 +32,17 @@ def _preset(
     decoder: type[DecoderConfig],
     settings: dict[str, Any] | None = None,
     optim: dict[str, Any] | None = None,
-    token_dropout: float = 0.0,
     **changes: Any,
 ) -> TrainConfig:
     """A run's config with the decoder and optimizer of these settings, on the clock it has."""
     clock = {name: getattr(config.decoder, name) for name in ("chunk_ms", "lead_ms", "behaviors")}
     chosen = decoder(**clock, **(settings or {}))
-    augment = AugmentConfig(token_dropout=token_dropout)
-    return replace(config, decoder=chosen, optim=OptimConfig(**(optim or {})), augment=augment, **changes)
+    return replace(config, decoder=chosen, optim=OptimConfig(**(optim or {})), **changes)
 
 
 def _possm(backbone: str, **optim: Any) -> Preset:
     settings = {"backbone": backbone, "width": 128}
-    rates = {"token_rate": 0.3, **optim}
-    return partial(_preset, decoder=PossmConfig, settings=settings, optim=rates, token_dropout=0.1)
+    return partial(_preset, decoder=PossmConfig, settings=settings, optim={"token_rate": 0.3, **optim})
 
 
 def _counts(backbone: str, *, optim: dict[str, Any], **settings: Any) -> Preset:
