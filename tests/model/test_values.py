@@ -118,7 +118,7 @@ def test_a_mean_over_tokens_tells_whose_values_they_were():
 
 
 def test_kinds_of_one_channel_begin_alike_and_learn_apart():
-    """Counts and power of a channel say much the same: with slopes of their own each would disturb the other."""
+    """Counts and power of a channel say much the same: with slopes of their own they disturbed each other."""
     embedding = TokenEmbedding(9, 32, kinds=(1, 3))
     _, (of_counts, of_power) = embedding.lines()
     torch.testing.assert_close(of_counts, of_power, rtol=0, atol=0)
