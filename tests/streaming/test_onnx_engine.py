@@ -20,7 +20,7 @@ from possm.errors import CheckpointError, StreamError
 from possm.streaming.engines import Engine, open_engine
 from possm.streaming.export import export_decoder
 from possm.streaming.live import LiveConfig, LiveDecoder
-from possm.streaming.onnx_engine import OnnxEngine
+from possm.streaming.onnx_engine import BLOCK, OnnxEngine, TokenBasis
 from possm.streaming.sealed import LENGTH, check_seal, seal
 from possm.streaming.torch_engine import TorchEngine
 
@@ -189,3 +189,13 @@ def test_without_onnxruntime(exported, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(StreamError, match=r"possm\[onnx\]"):
         OnnxEngine(exported[1])
+
+
+@pytest.mark.parametrize("tokens", [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 7])
+def test_the_basis_is_cosines_and_sines_of_the_time_since_the_latent(tokens):
+    omega = 2 * np.pi / np.geomspace(1e-2, 10, 5)
+    time_s = np.random.default_rng(tokens).uniform(0, 0.05, tokens).astype(np.float32)
+    angle = (time_s[:, None].astype(float) - 0.025) * omega
+    made = TokenBasis(omega, 0.025)(time_s)
+    assert made.dtype == np.float32
+    np.testing.assert_allclose(made, np.concatenate([np.cos(angle), np.sin(angle)], axis=1), atol=1e-5)

@@ -220,7 +220,7 @@ class TestOnTheRealClock:
         assert set(status[1:first]) == {"decayed"} and 5 <= first - 1 <= 40
         size = [np.abs(p.values).max() for p in sink.predictions[:first]]
         assert (np.diff(size) < 0).all() and size[-1] < size[0] / 50
-        assert report.stalls == 2 and report.chunks == 2
+        assert report.stalls >= 2 and report.chunks == 2  # a busy machine may add a pause of its own
 
     def test_a_sink_that_refuses_what_stands_in_ends_the_run(self):
         source = self.Blocking(message(0, 0.0), message(1))

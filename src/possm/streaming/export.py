@@ -2,10 +2,12 @@
 
     (tokens of ONE chunk, query times, state) -> (answers by behavior, state)
 
-Inputs: ``unit`` (N,) rows of the session's units, 1 or more, ``time_s`` (1, N) since the start of the chunk,
-``count`` (1, N), ``query_time_s`` (Q, 1) output time minus the end of the chunk, the state (``state.0``, ...,
-``recent``, ``seen``), and with several behaviors ``query_behavior`` (Q,), the number of each query's. N and Q
-vary and may be 0. Outputs: one (Q, D) per behavior, scaled or logits, and ``next.`` + every state tensor.
+Inputs: ``unit`` (N,) rows of the session's units, 1 or more, ``basis`` (N, 2F) cosines, then sines of omega_f
+times the time since the latent (`TokenBasis`; omega and the latent's place in the chunk are in the metadata),
+``log_count`` (1, N) logarithms of the counts, ``query_time_s`` (Q, 1) output time minus the end of the chunk,
+the state (``state.0``, ..., ``recent``, ``seen``), and with several behaviors ``query_behavior`` (Q,), the
+number of each query's. N and Q vary and may be 0. Outputs: one (Q, D) per behavior, scaled or logits, and
+``next.`` + every state tensor.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from possm.streaming.graph_parts import array, decode, encode
 from possm.streaming.sealed import seal
 from possm.streaming.torch_engine import spec_of
 
-FORMAT = 1
+FORMAT = 2
 """Version of the graph's inputs, outputs and metadata; a reader refuses what it does not know."""
 PRECISIONS = ("float32", "int8")
 
@@ -81,6 +83,8 @@ def export_decoder(
             "precision": precision,
         },
         "state": layout[behaviors:],
+        "omega": model.encoder.rotary.omega.tolist(),
+        "latent_time_s": model.encoder.latent_time_s,
     }
     helper.set_model_props(made, {"possm": json.dumps(content)})
     try:

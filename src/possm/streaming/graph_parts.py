@@ -22,8 +22,8 @@ def encode(graph: Graph, model: Possm, rows: np.ndarray) -> str:
     """Tokens of one chunk -> its latent (1, width).
 
     With B = (cos, sin) at the times of the tokens, w their weights, V = (v1, v2) what rotates of their values
-    and U = (constant of the score, what does not rotate, 1), all the rest is sums over tokens: w (B V),
-    w (B (v2, v1)) and w U. Signs and sums of those go into the matrix that follows.
+    and U = (what does not rotate, 1), all the rest is sums over tokens: w (B V), w (B (v2, v1)) and w U.
+    Signs and sums of those go into the matrix that follows.
 
     An empty chunk sums to 0 everywhere, also in the column of ones: that column carries the difference
     between any other chunk's bias and what the blank unit gives.
@@ -36,11 +36,9 @@ def encode(graph: Graph, model: Possm, rows: np.ndarray) -> str:
     encoder = model.encoder
     tables = UnitTables(*(table[torch.from_numpy(rows)] for table in encoder.tables(model.token())))
     pairs = len(encoder.rotary.omega)
-    untimed = [tables.score[:, :1], tables.value[:, 2 * pairs :], tables.value.new_ones(len(rows), 1)]
     unit = graph.input("unit", "int64", ["tokens"])
-    basis = _token_basis(graph, array(encoder.rotary.omega), encoder.latent_time_s)
-    by_unit = graph.node("Gather", graph.constant(array(torch.cat(untimed, dim=1))), unit)
-    weight = _weights(graph, tables, unit, basis, by_unit, encoder.rest)
+    basis = graph.input("basis", "float32", ["tokens", 2 * pairs])
+    weight = _weights(graph, tables, unit, basis, encoder.rest)
     turning = array(tables.value[:, : 2 * pairs])
     halves = (turning, np.roll(turning, pairs, axis=1))
     own = [graph.node("Gather", graph.constant(half), unit) for half in halves]
@@ -48,36 +46,26 @@ def encode(graph: Graph, model: Possm, rows: np.ndarray) -> str:
 
     matrix, blank = encoder.to_out.weight, encoder.latent + encoder.to_out(encoder._blank(tables))
     bias = encoder.latent + encoder.to_out.bias - blank
-    from_unit = torch.cat([matrix.new_zeros(len(matrix), 1), matrix[:, 2 * pairs :], bias.T], dim=1)
-    summed = graph.node("MatMul", weight, by_unit)
-    latent = graph.node("Gemm", summed, graph.constant(array(from_unit.T)), graph.constant(array(blank)))
+    still = torch.cat([tables.value[:, 2 * pairs :], tables.value.new_ones(len(rows), 1)], dim=1)
+    from_still = torch.cat([matrix[:, 2 * pairs :], bias.T], dim=1)
+    summed = graph.node("MatMul", weight, graph.node("Gather", graph.constant(array(still)), unit))
+    latent = graph.node("Gemm", summed, graph.constant(array(from_still.T)), graph.constant(array(blank)))
     turned = array(from_products(matrix, pairs).T)
     for product, part in zip(products, np.split(turned, 2), strict=True):
         latent = graph.node("Gemm", product, graph.constant(part), latent)
     return feed_forward(graph, latent, encoder.feed_forward)
 
 
-def _token_basis(graph: Graph, omega: np.ndarray, latent_time_s: float) -> str:
-    """Token times -> (N, 2F): cos, then sin, which is a cos a quarter turn later: one node makes both."""
-    time_s = graph.input("time_s", "float32", [1, "tokens"])
-    relative_s = graph.node("Sub", time_s, graph.constant(np.array(latent_time_s)))
-    phase = np.repeat([0, -np.pi / 2], len(omega))
-    frequency = graph.constant(np.concatenate([omega, omega])[None])
-    return graph.node("Cos", graph.node("Gemm", relative_s, frequency, graph.constant(phase), transA=1))
-
-
-def _weights(
-    graph: Graph, tables: UnitTables, unit: str, basis: str, by_unit: str, rest: Tensor | None
-) -> str:
-    """Softmax over the tokens, one of count k as k tokens: (1, N). `by_unit` begins with the constant. A
-    token at rest takes part, and is cut off again, for its value is 0."""
-    count = graph.input("count", "float32", [1, "tokens"])
-    coefficients = tables.score[:, 1:]
-    first = np.eye(1, 2 + tables.value.shape[1] - coefficients.shape[1])
-    score = graph.node("Gemm", graph.constant(first), by_unit, graph.node("Log", count), transB=1)
+def _weights(graph: Graph, tables: UnitTables, unit: str, basis: str, rest: Tensor | None) -> str:
+    """Softmax over the tokens, one of count k as k tokens: (1, N). A token at rest takes part, and is cut off
+    again, for its value is 0."""
+    log_count = graph.input("log_count", "float32", [1, "tokens"])
+    still, coefficients = tables.score[:, 0], tables.score[:, 1:]
+    at_any_time = graph.node("Gather", graph.constant(array(still)), unit)
     by_time = graph.node("Mul", graph.node("Gather", graph.constant(array(coefficients)), unit), basis)
     every = graph.constant(np.ones((1, coefficients.shape[1])))
-    logit = graph.node("Gemm", every, by_time, score, transB=1)
+    score = graph.node("Gemm", every, by_time, log_count, transB=1)
+    logit = graph.node("Add", score, at_any_time)
     if rest is None:
         return graph.node("Softmax", logit, axis=1)
     both = graph.node("Concat", logit, graph.constant(array(rest)[None]), axis=1)

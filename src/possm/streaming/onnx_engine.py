@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from possm.errors import CheckpointError, PossmError, StreamError
 from possm.streaming.engines import StreamSpec
 from possm.streaming.sealed import check_seal
 
-FORMAT = 1
+FORMAT = 2
 """Version of the graph that this engine feeds."""
+BLOCK = 2048
+"""Tokens whose angles are made at once: they stay in the cache, and so small a product is one thread's."""
 
 
 class OnnxEngine:
@@ -39,6 +42,7 @@ class OnnxEngine:
         self._session = _open(content, path)
         self._content = _metadata(self._session, path)
         self.spec = from_json(StreamSpec, self._content["spec"])
+        self._basis = TokenBasis(self._content["omega"], self._content["latent_time_s"])
         self._behaviors = list(self.spec.behaviors)
         self._outputs = [output.name for output in self._session.get_outputs()]
         self._several = len(self._behaviors) > 1
@@ -74,8 +78,8 @@ class OnnxEngine:
         first, last = tokens.offsets[chunk], tokens.offsets[chunk + 1]
         feeds = {
             "unit": tokens.unit[first:last],
-            "time_s": tokens.time_s[None, first:last],
-            "count": tokens.count[None, first:last],
+            "basis": self._basis(tokens.time_s[first:last]),
+            "log_count": np.log(tokens.count[None, first:last]),
             "recent": state.recent.swapaxes(0, 1),
             "seen": state.seen,
         }
@@ -101,6 +105,34 @@ class OnnxEngine:
         if self._several:
             feeds["query_behavior"] = np.repeat(numbers, [len(t) for t in times]).astype(np.int64)
         return where
+
+
+class TokenBasis:
+    """Cosines and sines of the times of tokens. numpy has them in the processor's widest instructions, the
+    runtime has not: of a chunk of 5,000 spikes they were two fifths of the step.
+
+    Args:
+        omega: (F,) angular frequencies.
+        latent_time_s: Where in the chunk the latent sits, which times are taken from.
+    """
+
+    def __init__(self, omega: Sequence[float], latent_time_s: float) -> None:
+        frequency = np.tile(np.array(omega, np.float32), 2)
+        phase = np.repeat(np.array([0, -np.pi / 2], np.float32), len(omega))  # a sine is a cosine turned back
+        self._turns = np.stack([frequency, phase])
+        self._latent_time_s = np.float32(latent_time_s)
+        self._times = np.ones((BLOCK, 2), np.float32)  # time and 1: angles are one product
+
+    def __call__(self, time_s: np.ndarray) -> np.ndarray:
+        """Times since the start of the chunk (N,) -> cos, then sin (N, 2F), float32."""
+        basis = np.empty((len(time_s), self._turns.shape[1]), np.float32)
+        for begin in range(0, len(time_s), BLOCK):
+            angle = basis[begin : begin + BLOCK]
+            times = self._times[: len(angle)]
+            np.subtract(time_s[begin : begin + BLOCK], self._latent_time_s, out=times[:, 0])
+            np.dot(times, self._turns, out=angle)
+            np.cos(angle, out=angle)
+        return basis
 
 
 def _of_chunk(asked: Queries, chunk: int) -> Queries:
