@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnx
@@ -17,10 +18,11 @@ from stream_helpers import SESSION, assert_same, by_behavior, push_all, random_r
 
 from possm.data.formats.hdf5 import write_hdf5
 from possm.errors import CheckpointError, StreamError
+from possm.model.decoder import PossmConfig
 from possm.streaming.engines import Engine, open_engine
 from possm.streaming.export import export_decoder
 from possm.streaming.live import LiveConfig, LiveDecoder
-from possm.streaming.onnx_engine import BLOCK, OnnxEngine, TokenBasis
+from possm.streaming.onnx_engine import BLOCK, FORMAT, OnnxEngine, TokenBasis
 from possm.streaming.sealed import LENGTH, check_seal, seal
 from possm.streaming.torch_engine import TorchEngine
 
@@ -165,6 +167,8 @@ def test_foreign_files(tmp_path):
     refused(seal(b"possm"), tmp_path / "d.onnx", "cannot run")
     helper.set_model_props(model, {"possm": json.dumps({"format": 99})})
     refused(seal(model.SerializeToString()), tmp_path / "e.onnx", "another version")
+    helper.set_model_props(model, {"possm": json.dumps({"format": FORMAT})})
+    refused(seal(model.SerializeToString()), tmp_path / "f.onnx", "does not say")
     with pytest.raises(CheckpointError, match="no such file"):
         OnnxEngine(tmp_path / "nowhere.onnx")
 
@@ -192,10 +196,26 @@ def test_without_onnxruntime(exported, monkeypatch):
 
 
 @pytest.mark.parametrize("tokens", [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 7])
-def test_the_basis_is_cosines_and_sines_of_the_time_since_the_latent(tokens):
-    omega = 2 * np.pi / np.geomspace(1e-2, 10, 5)
+@pytest.mark.parametrize("t_min_s", [1e-2, PossmConfig().encoder_t_min_s])
+def test_the_basis_is_cosines_and_sines_of_the_time_since_the_latent(tokens, t_min_s):
+    omega = 2 * np.pi / np.geomspace(t_min_s, 10, 16)
     time_s = np.random.default_rng(tokens).uniform(0, 0.05, tokens).astype(np.float32)
     angle = (time_s[:, None].astype(float) - 0.025) * omega
     made = TokenBasis(omega, 0.025)(time_s)
     assert made.dtype == np.float32
-    np.testing.assert_allclose(made, np.concatenate([np.cos(angle), np.sin(angle)], axis=1), atol=1e-5)
+    # float32 rounds the time, the frequency and the angle: each by 6e-8 of a largest angle of 0.025 omega
+    bound = 4 * 6e-8 * 0.025 * omega.max() + 1e-6
+    np.testing.assert_allclose(made, np.concatenate([np.cos(angle), np.sin(angle)], axis=1), atol=bound)
+
+
+def test_threads_do_not_disturb_each_other():
+    """Two streams of one decoder, each in a thread of its own."""
+    basis = TokenBasis(2 * np.pi / np.geomspace(1e-4, 10, 16), 0.025)
+    times_s = np.random.default_rng(0).uniform(0, 0.05, (2, BLOCK)).astype(np.float32)
+    wanted = [basis(each) for each in times_s]
+    with ThreadPoolExecutor(2) as threads:
+        same = threads.map(
+            lambda number: all(np.array_equal(basis(times_s[number]), wanted[number]) for _ in range(300)),
+            (0, 1),
+        )
+    assert all(same)

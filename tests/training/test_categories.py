@@ -129,6 +129,19 @@ def test_a_decoder_learns_them_and_keeps_their_names(tmp_path):
     assert score.evolving["accuracy"][-1] >= score.evolving["accuracy"][0]
 
 
+def test_weights_that_are_no_numbers_are_not_kept(tmp_path, monkeypatch):
+    """Their largest logit is a class like any other, so no score says it."""
+
+    def explode(model, *_, **__):
+        with torch.no_grad():
+            next(model.parameters()).fill_(torch.nan)
+
+    monkeypatch.setattr("possm.training.run.update_average", explode)
+    with pytest.raises(ConfigError, match="no longer a number"):
+        train([RECORDING], replace(CONFIG, epochs=1), tmp_path)
+    assert not (tmp_path / "decoder.safetensors").exists()
+
+
 def test_classes_and_movement_together_select_by_their_mean(tmp_path):
     times_s = np.arange(0, RECORDING.domain.end_s[0], 0.02)
     recording = replace(

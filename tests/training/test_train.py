@@ -271,15 +271,19 @@ def test_a_loss_that_explodes(tmp_path):
     assert "lower the learning rate" in str(caught.value.fix)
 
 
-def test_weights_that_explode_in_the_last_step(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("size", "match"), [(torch.nan, "a weight is no longer a number"), (1e36, "what the decoder answers")]
+)
+def test_weights_that_explode_in_the_last_step(tmp_path, monkeypatch, size, match):
     """No loss is left to say so; the validation split is not to blame."""
 
     def explode(model, *_, **__):
         with torch.no_grad():
-            next(model.parameters()).fill_(torch.nan)
+            for weight in model.parameters():
+                weight.fill_(size)
 
     monkeypatch.setattr("possm.training.run.update_average", explode)
-    with pytest.raises(ConfigError, match="a weight is no longer a number"):
+    with pytest.raises(ConfigError, match=match):
         train([RECORDING], config_of(epochs=1), tmp_path)
 
 

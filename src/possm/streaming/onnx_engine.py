@@ -41,7 +41,7 @@ class OnnxEngine:
         content = _read(path)
         self._session = _open(content, path)
         self._content = _metadata(self._session, path)
-        self.spec = from_json(StreamSpec, self._content["spec"])
+        self.spec = self._content["spec"]
         self._basis = TokenBasis(self._content["omega"], self._content["latent_time_s"])
         self._behaviors = list(self.spec.behaviors)
         self._outputs = [output.name for output in self._session.get_outputs()]
@@ -121,14 +121,14 @@ class TokenBasis:
         phase = np.repeat(np.array([0, -np.pi / 2], np.float32), len(omega))  # a sine is a cosine turned back
         self._turns = np.stack([frequency, phase])
         self._latent_time_s = np.float32(latent_time_s)
-        self._times = np.ones((BLOCK, 2), np.float32)  # time and 1: angles are one product
 
     def __call__(self, time_s: np.ndarray) -> np.ndarray:
         """Times since the start of the chunk (N,) -> cos, then sin (N, 2F), float32."""
         basis = np.empty((len(time_s), self._turns.shape[1]), np.float32)
+        ones = np.ones((min(len(time_s), BLOCK), 2), np.float32)  # time and 1: angles are one product
         for begin in range(0, len(time_s), BLOCK):
             angle = basis[begin : begin + BLOCK]
-            times = self._times[: len(angle)]
+            times = ones[: len(angle)]
             np.subtract(time_s[begin : begin + BLOCK], self._latent_time_s, out=times[:, 0])
             np.dot(times, self._turns, out=angle)
             np.cos(angle, out=angle)
@@ -176,9 +176,14 @@ def _open(content: bytes, path: str | os.PathLike[str]) -> Any:
 
 
 def _metadata(session: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What the file says of itself, the spec as one; every entry that the engine reads is there."""
     try:
         content: dict[str, Any] = json.loads(session.get_modelmeta().custom_metadata_map["possm"])
         version = content["format"]
+        if version == FORMAT:
+            names = ("spec", "state", "architecture", "omega", "latent_time_s")
+            content = {name: content[name] for name in names}
+            content["spec"] = from_json(StreamSpec, content["spec"])
     except (ValueError, LookupError, TypeError, PossmError) as error:
         raise CheckpointError("the file does not say what it decodes", about=path, got=error) from error
     if version != FORMAT:

@@ -48,6 +48,8 @@ logger = logging.getLogger(__name__)
 
 PROGRESS = ("epoch", "step", "windows", "best_score", "best_epoch", "measure", "wall_s", "cpu_s", "metrics")
 """What a run counts, besides weights and optimizer."""
+MAX_WEIGHT = 1e6
+"""A decoder that answers with numbers too large for float32 has weights beyond this; none that learns has."""
 
 
 class Run:
@@ -175,12 +177,14 @@ class Run:
 
     def validate(self, progress: Callable[[Progress], None] | None) -> None:
         """Score the averaged weights, keep the best, write everything down."""
+        if not self._weights_within(math.inf):  # classes of NaN are classes; a score would not tell
+            raise self._diverged("a weight", math.nan)
         decoder = self._decoder(self.average.eval())
         rows = self.processes.agree(self._scores(decoder) if self.processes.first else [])
         valid_score, measure = float(np.mean([row.value for row in rows])), measure_of(rows)
         if math.isnan(valid_score):
-            if not all(bool(weight.isfinite().all()) for weight in self.average.parameters()):
-                raise self._diverged("a weight", math.nan)
+            if not self._weights_within(MAX_WEIGHT):
+                raise self._diverged("what the decoder answers", math.nan)
             undefined = [f"{row.session}, {row.behavior}" for row in rows if math.isnan(row.value)]
             raise RecordingError(
                 f"validation {MEASURES[measure]} is not defined, so no weights can be selected",
@@ -253,6 +257,11 @@ class Run:
         self.step += 1
         self.windows += len(batch.session) * self.processes.size
         return value
+
+    def _weights_within(self, size: float) -> bool:
+        """Whether all weights, as they are and averaged, are numbers below a size."""
+        weights = (*self.model.parameters(), *self.average.parameters())
+        return all(bool((weight.abs() < size).all()) for weight in weights)
 
     def _diverged(self, what: str, value: float) -> ConfigError:
         return ConfigError(
