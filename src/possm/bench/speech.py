@@ -151,7 +151,8 @@ def bench_speech(
     config = config or SpeechBench()
     jobs = [_job(variant, seed, config) for variant in VARIANTS for seed in config.seeds]
     rows = run_jobs(jobs, train_and_score, out, workers=config.workers, progress=progress)
-    note = f"{config.days} days of {config.sentences} sentences, {config.steps} steps; a seed is a subject"
+    note = f"{config.days} days of {config.sentences} sentences, {config.steps} steps with transcripts, "
+    note += f"two phases after {round(FIRST_PHASE * config.steps)} without; a seed is a subject"
     return SpeechReport(rows, (note, time_steps(channels=config.channels)))
 
 
