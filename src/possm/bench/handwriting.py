@@ -156,8 +156,8 @@ def train_and_decide(job: Job, folder: Path, *, runs: Path) -> Sequence[Mapping[
 
 
 def scratch_config(decoder: str, seed: int) -> TrainConfig:
-    """Settings of training from scratch: the decoder's own, with windows, batch and augmentation of the bench,
-    and for POSSM its width, rate of tokens and dropout."""
+    """Settings of training from scratch: the decoder's own, with windows, batch and augmentation of the
+    bench, and for POSSM its width, rate of tokens and dropout."""
     config = TrainConfig(behavior=(LABEL,), seed=seed)
     return _suited(PRESETS[decoder](config))
 

@@ -31,8 +31,8 @@ class FinetuneConfig:
     """Of these minutes, the share at their end that selects weights."""
     start: str = "random"
     """What rows start from: "random", as in the paper; "electrode", the unit on the same electrode in the
-    nearest earlier session of the subject, where there is one; "tuning", where the decoder's map from tuning to
-    rows puts them (`training.unit_map`)."""
+    nearest earlier session of the subject, where there is one; "tuning", where the decoder's map from tuning
+    to rows puts them (`training.unit_map`)."""
     behavior: tuple[str, ...] = ()
     """What to train; none named is all that the decoder decodes."""
     again: bool = False
