@@ -75,6 +75,19 @@ def test_full_trains_rows_first_then_everything(tmp_path):
     assert torch.equal(after["session.weight"][:2], before["session.weight"])
 
 
+def test_the_encoder_may_stay_as_it_was(tmp_path):
+    """All else of mode "full" is trained, and rows are."""
+    config = config_of(mode="full", keep_encoder=True, units_share=0.0, steps=4)
+    result = finetune(DECODER, [NEW], config, tmp_path)
+    before, after = weights(DECODER), weights(result.decoder)
+    same = {name for name in before if torch.equal(after[name][: len(before[name])], before[name])}
+    encoder = {name for name in before if name.startswith(("encoder.", "token.kind"))}
+    assert encoder <= same and "backbone.gru.weight_hh_l0" not in same
+    assert "readouts.@vel.linear.weight" not in same and "attention.to_out.weight" not in same
+    start = adapted_start(DECODER, [NEW], config).model.state_dict()
+    assert not torch.equal(after["token.unit.weight"][-5:], start["token.unit.weight"][-5:])
+
+
 def test_fewer_than_one_percent_of_the_large_model():
     """The paper: unit identification trains under 1 % of the parameters."""
     from possm.checkpoint import Decoder

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 
 import toys
@@ -131,3 +132,15 @@ def test_a_checkpoint_remembers_electrodes_and_dates(tmp_path):
     vocabulary = load_decoder(path).vocabulary
     assert vocabulary.electrodes == ("", "1", "1", "2", "3")
     assert vocabulary.dates == {known.session_id: "2012-08-01"}
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_all_at_the_mean(keep):
+    decoder = toys.decoder_for(session_of("2012-08-01"), session_of("2012-08-02"))
+    today = session_of("2012-08-03", subject="J")
+    start = adapted_start(decoder, [today], FinetuneConfig(start="mean", window_s=1.0, keep=keep))
+    old, new = decoder.model.state_dict(), start.model.state_dict()
+    mean = old["token.unit.weight"][1:].mean(dim=0)  # the blank unit is none
+    torch.testing.assert_close(new["token.unit.weight"][-4:], mean.expand(4, -1))
+    torch.testing.assert_close(new["session.weight"][-1], old["session.weight"].mean(dim=0))
+    assert start.summary["units_from_mean"] == 4

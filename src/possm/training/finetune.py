@@ -134,7 +134,13 @@ def _phases(extended: Extended, config: FinetuneConfig) -> tuple[Phase, ...]:
     if config.mode == "units":
         return (units,)
     first = [replace(units, share=config.units_share)] if config.units_share > 0 else []
-    return (*first, Phase("full", share=1 - config.units_share, rate=config.full_rate))
+    later = frozenset(
+        name
+        for name, _ in extended.model.named_parameters()
+        if name in extended.tables or not name.startswith(("token.", "encoder."))
+    )
+    whole = later if config.keep_encoder else None
+    return (*first, Phase("full", share=1 - config.units_share, trained=whole, rate=config.full_rate))
 
 
 def _low_rank_phase(extended: Extended, config: FinetuneConfig, rows: dict[str, Tensor]) -> Phase:

@@ -32,7 +32,7 @@ class FinetuneConfig:
     start: str = "random"
     """What rows start from: "random", as in the paper; "electrode", the unit on the same electrode in the
     nearest earlier session of the subject, where there is one; "tuning", where the decoder's map from tuning
-    to rows puts them (`training.unit_map`)."""
+    to rows puts them (`training.unit_map`); "mean", the mean of all rows."""
     behavior: tuple[str, ...] = ()
     """What to train; none named is all that the decoder decodes."""
     again: bool = False
@@ -49,6 +49,9 @@ class FinetuneConfig:
     """About how many to make."""
     units_share: float = 0.2
     """Of the steps of mode "full", the share that trains rows only (paper: 100 of 500 epochs)."""
+    keep_encoder: bool = False
+    """Mode "full" leaves the encoder as it is: what a unit may say to a latent was learnt from many, and only
+    who says what is learnt from few (docs/classification.md)."""
     full_rate: float = 0.25
     """Learning rate of the weights that only mode "full" trains, as a multiple of that of the rows."""
     rank: int = 16

@@ -15,6 +15,7 @@ import torch
 from possm.checkpoint import Decoder
 from possm.data.recording import Recording
 from possm.errors import ConfigError
+from possm.model.tokens import BLANK
 from possm.training.extend import Extended
 from possm.training.neighbours import find_neighbours
 from possm.training.unit_map import MIN_SESSIONS, rows_from_tuning
@@ -25,7 +26,8 @@ class Begun:
     """Where the rows of new sessions came from."""
 
     units: dict[str, int] = field(default_factory=dict)
-    """How many units: from "electrode", "id" (the same unit id, electrodes unknown), "tuning", "random"."""
+    """How many units: from "electrode", "id" (the same unit id, electrodes unknown), "tuning", "mean",
+    "random"."""
     sessions: dict[str, str] = field(default_factory=dict)
     """New session -> the known session it started from, or "mean" of all."""
 
@@ -83,10 +85,27 @@ def tuning_start(decoder: Decoder, recordings: Sequence[Recording], extended: Ex
     return Begun({"tuning": units}, sessions)
 
 
+@torch.no_grad()
+def mean_start(decoder: Decoder, recordings: Sequence[Recording], extended: Extended) -> Begun:
+    """Units and sessions at the mean of all known ones: all alike, so that a chunk says nothing until rows
+    are learnt, where random ones say something that is wrong. Not in the paper."""
+    old, new = dict(decoder.model.named_parameters()), dict(extended.model.named_parameters())
+    units = 0
+    for recording in recordings:
+        rows = torch.from_numpy(extended.vocabulary.unit_rows(recording))
+        units += len(rows)
+        for name, kind in extended.tables.items():
+            known = old[name][BLANK + 1 :] if kind == "units" else old[name]
+            changed = rows if kind == "units" else extended.vocabulary.session_row(recording.session_id)
+            new[name][changed] = known.mean(dim=0).to(new[name])
+    return Begun({"mean": units}, {recording.session_id: "mean" for recording in recordings})
+
+
 STARTS: dict[str, Callable[[Decoder, Sequence[Recording], Extended], Begun]] = {
     "random": random_start,
     "electrode": electrode_start,
     "tuning": tuning_start,
+    "mean": mean_start,
 }
 """Each takes the pretrained decoder, the calibration recordings of sessions it does not know, and the decoder
 that is extended by them."""
