@@ -88,6 +88,15 @@ def test_the_encoder_may_stay_as_it_was(tmp_path):
     assert not torch.equal(after["token.unit.weight"][-5:], start["token.unit.weight"][-5:])
 
 
+def test_dropout_of_the_adapted_decoder():
+    start = adapted_start(DECODER, [NEW], config_of(dropout=0.4))
+    assert start.model.config.dropout == 0.4 and DECODER.config.dropout != 0.4
+    assert {m.p for m in start.model.modules() if isinstance(m, torch.nn.Dropout)} == {0.4}
+    assert adapted_start(DECODER, [NEW], config_of()).model.config.dropout == DECODER.config.dropout
+    with pytest.raises(ConfigError, match="dropout"):
+        config_of(dropout=1.0)
+
+
 def test_fewer_than_one_percent_of_the_large_model():
     """The paper: unit identification trains under 1 % of the parameters."""
     from possm.checkpoint import Decoder

@@ -135,12 +135,16 @@ def test_a_checkpoint_remembers_electrodes_and_dates(tmp_path):
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_all_at_the_mean(keep):
+def test_rows_drawn_from_those_known(keep):
     decoder = toys.decoder_for(session_of("2012-08-01"), session_of("2012-08-02"))
     today = session_of("2012-08-03", subject="J")
-    start = adapted_start(decoder, [today], FinetuneConfig(start="mean", window_s=1.0, keep=keep))
-    old, new = decoder.model.state_dict(), start.model.state_dict()
-    mean = old["token.unit.weight"][1:].mean(dim=0)  # the blank unit is none
-    torch.testing.assert_close(new["token.unit.weight"][-4:], mean.expand(4, -1))
-    torch.testing.assert_close(new["session.weight"][-1], old["session.weight"].mean(dim=0))
-    assert start.summary["units_from_mean"] == 4
+    config = FinetuneConfig(start="drawn", window_s=1.0, keep=keep)
+    old = decoder.model.state_dict()
+    known = {tuple(row) for row in old["token.unit.weight"][1:].tolist()}  # the blank unit is none
+    begun = [adapted_start(decoder, [today], replace(config, seed=seed)) for seed in (0, 0, 1)]
+    tables = [start.model.state_dict()["token.unit.weight"][-4:] for start in begun]
+    assert all(tuple(row) in known for table in tables for row in table.tolist())
+    assert torch.equal(tables[0], tables[1]) and not torch.equal(tables[0], tables[2])
+    session = begun[0].model.state_dict()["session.weight"][-1]
+    torch.testing.assert_close(session, old["session.weight"].mean(dim=0))
+    assert begun[0].summary["units_from_drawn"] == 4

@@ -39,6 +39,7 @@ def extend_decoder(
     behaviors: dict[str, BehaviorConfig],
     keep: bool = True,
     again: bool = False,
+    dropout: float | None = None,
 ) -> Extended:
     """Add rows for the units and sessions of recordings, and readouts for behaviors.
 
@@ -49,10 +50,11 @@ def extend_decoder(
         keep: Whether the sessions it knows stay.
         again: Take sessions that it knows, too: their rows keep their values, and units it does not know are
             added.
+        dropout: Of the new model; None is the decoder's.
 
     Raises:
         ConfigError: It knows a session already, two recordings are of one session, a behavior has another
-            size in the decoder, or the decoder is not one that is trained by steps.
+            size in the decoder, the decoder is not one that is trained by steps, or has no dropout.
     """
     if DECODERS[kind_of(decoder.config)].fit is not None:
         raise ConfigError(
@@ -69,7 +71,7 @@ def extend_decoder(
             fix="--again to train its rows further, or evaluate it as it is",
         )
     _check_once(recordings)
-    config = _with_behaviors(decoder.config, behaviors)
+    config = _with_dropout(_with_behaviors(decoder.config, behaviors), dropout)
     stay = decoder.vocabulary.sessions if keep else tuple(r.session_id for r in known)
     vocabulary, unit_rows, session_rows = decoder.vocabulary.only(stay)
     vocabulary = vocabulary.extend([r for r in recordings if r not in known]).with_units(known)
@@ -148,3 +150,12 @@ def _check_once(recordings: Sequence[Recording]) -> None:
                 got=recording.session_id,
                 fix="list every session once, or rename one of them",
             )
+
+
+def _with_dropout(config: DecoderConfig, dropout: float | None) -> DecoderConfig:
+    if dropout is None:
+        return config
+    if not hasattr(config, "dropout"):
+        raise ConfigError("this decoder has no dropout to change", got=kind_of(config), fix="leave it out")
+    changed: DecoderConfig = replace(config, dropout=dropout)  # type: ignore[call-arg]
+    return changed

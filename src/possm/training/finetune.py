@@ -74,7 +74,14 @@ def adapted_start(decoder: Decoder, recordings: Sequence[Recording], config: Fin
     check_run(calibrated, training, chunk_ms=decoder.config.chunk_ms)
     behaviors = behavior_configs(calibrated, training.behavior)
     torch.manual_seed(config.seed)
-    extended = extend_decoder(decoder, calibrated, behaviors=behaviors, keep=config.keep, again=config.again)
+    extended = extend_decoder(
+        decoder,
+        calibrated,
+        behaviors=behaviors,
+        keep=config.keep,
+        again=config.again,
+        dropout=config.dropout,
+    )
     known = decoder.vocabulary.sessions
     unknown = [recording for recording in calibrated if recording.session_id not in known]
     begun = STARTS[config.start](decoder, unknown, extended)

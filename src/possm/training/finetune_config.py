@@ -32,7 +32,7 @@ class FinetuneConfig:
     start: str = "random"
     """What rows start from: "random", as in the paper; "electrode", the unit on the same electrode in the
     nearest earlier session of the subject, where there is one; "tuning", where the decoder's map from tuning
-    to rows puts them (`training.unit_map`); "mean", the mean of all rows."""
+    to rows puts them (`training.unit_map`); "drawn", a row of those known, drawn at random."""
     behavior: tuple[str, ...] = ()
     """What to train; none named is all that the decoder decodes."""
     again: bool = False
@@ -52,6 +52,8 @@ class FinetuneConfig:
     keep_encoder: bool = False
     """Mode "full" leaves the encoder as it is: what a unit may say to a latent was learnt from many, and only
     who says what is learnt from few (docs/classification.md)."""
+    dropout: float | None = None
+    """Of the adapted decoder; None keeps the decoder's own."""
     full_rate: float = 0.25
     """Learning rate of the weights that only mode "full" trains, as a multiple of that of the rows."""
     rank: int = 16
@@ -86,6 +88,7 @@ class FinetuneConfig:
             value = getattr(self, name)
             require(value in choices, name, value, f"one of {', '.join(choices)}")
         require(self.minutes is None or 0 < self.minutes < math.inf, "minutes", self.minutes, "above 0")
+        require(self.dropout is None or 0 <= self.dropout < 1, "dropout", self.dropout, "0 or more, below 1")
         require(0 < self.valid_share < 1, "valid_share", self.valid_share, "above 0, below 1")
         require(self.steps >= 1, "steps", self.steps, "1 or more")
         require(0 <= self.units_share < 1, "units_share", self.units_share, "0 or more, below 1")
