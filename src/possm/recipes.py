@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from possm.data.augment import AugmentConfig
 from possm.errors import ConfigError
@@ -41,7 +42,7 @@ VELOCITY, CHARACTER, PHONEMES = "cursor.vel", "trials.character", "trials.phonem
 RENAME = ("hand.vel=cursor.vel",)
 """MC_Maze has no cursor: what the hand does is decoded as what the cursor does."""
 UNIT_DROPOUT = AugmentConfig(unit_dropout=(60, 300, 1000))
-HALF_CONSTANT = {"warmup": 0.0, "hold": 0.5, "weight_decay": 1e-4}
+HALF_CONSTANT: dict[str, Any] = {"warmup": 0.0, "hold": 0.5, "weight_decay": 1e-4}
 CENTER_OUT = {
     "movement_phases.hold_period": 0.1,
     "movement_phases.reach_period": 5.0,

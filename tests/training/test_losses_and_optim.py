@@ -11,6 +11,7 @@ from torch import nn
 
 import toys
 from possm.batch import Batch, Targets
+from possm.errors import ConfigError
 from possm.model.decoder import Possm
 from possm.training.losses import squared_error, total_loss
 from possm.training.optim import OptimConfig, learning_rate, make_optimizer, update_average
@@ -97,6 +98,20 @@ def test_what_is_decayed_goes_by_row_or_has_a_rate_of_its_own():
     tokens_and_encoder = {name for name in names.values() if name.startswith(("token.", "encoder."))}
     assert those("scale", 0.1) == tokens_and_encoder and len(tokens_and_encoder) > 10
     assert len(those("scale", 0.1)) + len(those("scale", 1.0)) == len(names)
+
+
+def test_units_may_have_a_rate_of_their_own_and_be_centred():
+    model = Possm(toys.tiny_config(), num_units=5, num_sessions=2)
+    names = {id(p): name for name, p in model.named_parameters()}
+    config = OptimConfig(token_rate=0.1, unit_rate=0.5, centre_units=True)
+    groups = make_optimizer(model, config).param_groups
+    own = [group for group in groups if group["centred"]]
+    assert [[names[id(p)] for p in group["params"]] for group in own] == [["token.unit.weight"]]
+    assert own[0]["scale"] == 0.5 and own[0]["rows"]
+    kind = next(g for g in groups for p in g["params"] if names[id(p)] == "token.kind.weight")
+    assert kind["scale"] == 0.1 and not kind["centred"]
+    with pytest.raises(ConfigError, match="unit_rate"):
+        OptimConfig(unit_rate=0.0)
 
 
 def test_a_matrix_with_a_row_for_each_unit_is_a_table():

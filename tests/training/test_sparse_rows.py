@@ -52,6 +52,25 @@ def test_each_row_is_as_if_alone(history, weight_decay):
     np.testing.assert_allclose(table.detach(), torch.stack(alone).detach(), rtol=1e-12, atol=1e-14)
 
 
+@settings(max_examples=30)
+@given(history=st.lists(st.sets(st.integers(0, 5)), min_size=1, max_size=12))
+def test_centred_rows_do_not_see_what_they_have_in_common(history):
+    """They end where gradients less their mean over the rows that have one take them; one alone keeps its."""
+    (one, centred), (other, plain) = table_and_optimizer(centred=True), table_and_optimizer()
+    for number, rows in enumerate(history):
+        rows = sorted(rows)
+        own = gradients(rows, number)
+        other.grad = own.clone()
+        if len(rows) > 1:
+            other.grad[rows] -= own[rows].mean(dim=0)
+        own[rows] += 0.0 if len(rows) == 1 else torch.tensor([3.0, -1.0, 50.0], dtype=torch.float64)
+        one.grad = own
+        centred.step()
+        plain.step()
+        assert torch.equal(one.grad, own)
+    np.testing.assert_allclose(one.detach(), other.detach(), rtol=1e-6, atol=1e-9)
+
+
 def test_absent_rows_keep_weights_and_moments():
     table, optimizer = table_and_optimizer(weight_decay=0.5)
     for number, rows in enumerate([[0, 1, 2], [1, 2], [2], [5]]):

@@ -148,3 +148,14 @@ def test_rows_drawn_from_those_known(keep):
     session = begun[0].model.state_dict()["session.weight"][-1]
     torch.testing.assert_close(session, old["session.weight"].mean(dim=0))
     assert begun[0].summary["units_from_drawn"] == 4
+
+
+def test_all_at_the_mean():
+    decoder = toys.decoder_for(session_of("2012-08-01"), session_of("2012-08-02"))
+    today = session_of("2012-08-03", subject="J")
+    start = adapted_start(decoder, [today], FinetuneConfig(start="mean", window_s=1.0))
+    old, new = decoder.model.state_dict(), start.model.state_dict()
+    mean = old["token.unit.weight"][1:].mean(dim=0)  # the blank unit is none
+    torch.testing.assert_close(new["token.unit.weight"][-4:], mean.expand(4, -1))
+    torch.testing.assert_close(new["session.weight"][-1], old["session.weight"].mean(dim=0))
+    assert start.summary["units_from_mean"] == 4

@@ -24,6 +24,11 @@ class OptimConfig:
     """Rate of tokens and encoder, as a factor. What moves all tokens alike adds up in a latent, what tells
     them apart averages out, and `Encoder.spread` magnifies both: at the rate of the backbone wide latents of
     many channels grow fiftyfold within 8 steps (docs/training.md)."""
+    unit_rate: float | None = None
+    """Rate of the rows of units, as a factor; None is that of tokens."""
+    centre_units: bool = False
+    """Take from the gradient of rows what the units of a batch have in common. It says nothing of who is who,
+    adds up over all tokens, and is why rows must be slow; without it they may be as fast as the backbone."""
     weight_decay: float = 0.01
     """Of the matrices of linear and recurrent layers; nothing else is decayed."""
     warmup: float = 0.05
@@ -38,6 +43,8 @@ class OptimConfig:
     def __post_init__(self) -> None:
         require(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
         require(0 < self.token_rate <= 1, "token_rate", self.token_rate, "above 0, at most 1")
+        unit_rate = 1.0 if self.unit_rate is None else self.unit_rate
+        require(0 < unit_rate <= 1, "unit_rate", self.unit_rate, "above 0, at most 1")
         require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
         require(0 <= self.warmup < 1, "warmup", self.warmup, "0 or more, below 1")
         require(0 <= self.hold < 1 - self.warmup, "hold", self.hold, "0 or more, below 1 - warmup")
@@ -71,18 +78,20 @@ def make_optimizer(
     matrices = {id(p) for layer in layers for p in layer.parameters(recurse=False) if p.ndim >= 2}
     named = dict(model.named_parameters())
     by_row = {id(p) for p in tables_of(model)} | {id(named[name]) for name in tables if name in named}
-    of_tokens = {id(p) for name, p in named.items() if name.startswith(("token.", "encoder."))}
+    part = {id(p): _part(name) for name, p in named.items()}
+    scale = {"unit": config.unit_rate or config.token_rate, "token": config.token_rate, "other": 1.0}
     trained = [p for p in model.parameters() if p.requires_grad]
-    kinds = {id(p): (id(p) in by_row, id(p) in of_tokens, id(p) in matrices) for p in trained}
+    kinds = {id(p): (id(p) in by_row, part[id(p)], id(p) in matrices) for p in trained}
     groups = [
         {
-            "params": [p for p in trained if kinds[id(p)] == (rows, token, decayed)],
+            "params": [p for p in trained if kinds[id(p)] == (rows, each, decayed)],
             "weight_decay": config.weight_decay if decayed else 0.0,
             "rows": rows,
-            "scale": config.token_rate if token else 1.0,
+            "centred": config.centre_units and each == "unit",
+            "scale": scale[each],
         }
         for rows in (False, True)
-        for token in (False, True)
+        for each in scale
         for decayed in (True, False)
     ]
     return RowAdamW(
@@ -91,6 +100,13 @@ def make_optimizer(
         anchors=anchors,
         anchor_decay=anchor_decay,
     )
+
+
+def _part(name: str) -> str:
+    """Which rate a parameter has."""
+    if name.startswith("token.unit."):
+        return "unit"
+    return "token" if name.startswith(("token.", "encoder.")) else "other"
 
 
 def learning_rate(step: int, total_steps: int, config: OptimConfig) -> float:

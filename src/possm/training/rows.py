@@ -22,7 +22,8 @@ def tables_of(model: nn.Module) -> list[Tensor]:
 
 
 class RowAdamW(torch.optim.AdamW):
-    """AdamW; groups with ``rows=True`` hold tables, of which a step changes the rows with a gradient only.
+    """AdamW; groups with ``rows=True`` hold tables, of which a step changes the rows with a gradient only;
+    with ``centred=True`` by the gradient less its mean over these rows.
 
     Args:
         groups: Parameter groups; all keys but ``rows`` are those of `torch.optim.AdamW`.
@@ -40,7 +41,7 @@ class RowAdamW(torch.optim.AdamW):
         anchors: Mapping[Any, Tensor] | None = None,
         anchor_decay: float = 0.0,
     ) -> None:
-        super().__init__([{"rows": False, **group} for group in groups], lr=lr)
+        super().__init__([{"rows": False, "centred": False, **group} for group in groups], lr=lr)
         self.anchors, self.anchor_decay = dict(anchors or {}), anchor_decay
 
     @torch.no_grad()
@@ -77,6 +78,8 @@ class RowAdamW(torch.optim.AdamW):
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(table), torch.zeros_like(table)
         (beta1, beta2), lr = group["betas"], group["lr"]
         row_gradient, weight = gradient[rows], table[rows]
+        if group["centred"] and len(rows) > 1:
+            row_gradient = row_gradient - row_gradient.mean(dim=0)
         first = state["exp_avg"][rows].lerp_(row_gradient, 1 - beta1)
         second = state["exp_avg_sq"][rows].mul_(beta2).addcmul_(row_gradient, row_gradient, value=1 - beta2)
         on_host = rows.to(state["step"].device)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from possm.checkpoint import Decoder
 from possm.data.recording import Recording
@@ -26,8 +27,8 @@ class Begun:
     """Where the rows of new sessions came from."""
 
     units: dict[str, int] = field(default_factory=dict)
-    """How many units: from "electrode", "id" (the same unit id, electrodes unknown), "tuning", "drawn",
-    "random"."""
+    """How many units: from "electrode", "id" (the same unit id, electrodes unknown), "tuning", "mean",
+    "drawn", "random"."""
     sessions: dict[str, str] = field(default_factory=dict)
     """New session -> the known session it started from, or "mean" of all."""
 
@@ -85,30 +86,47 @@ def tuning_start(decoder: Decoder, recordings: Sequence[Recording], extended: Ex
     return Begun({"tuning": units}, sessions)
 
 
-@torch.no_grad()
+def mean_start(decoder: Decoder, recordings: Sequence[Recording], extended: Extended) -> Begun:
+    """Units and sessions at the mean of all known ones: all alike, so that a chunk says nothing until rows
+    are learnt, where random ones say something that is wrong. Not in the paper."""
+    return _from_known(decoder, recordings, extended, draw=False)
+
+
 def drawn_start(decoder: Decoder, recordings: Sequence[Recording], extended: Extended) -> Begun:
     """Units at rows of those known, drawn at random, and sessions at the mean of all: each begins as a unit
     that could be, where N(0, 0.02^2) begins outside of what the decoder has learnt to read. Not in the
     paper; for subjects whose units have nothing to do with those known (docs/classification.md)."""
+    return _from_known(decoder, recordings, extended, draw=True)
+
+
+@torch.no_grad()
+def _from_known(
+    decoder: Decoder, recordings: Sequence[Recording], extended: Extended, *, draw: bool
+) -> Begun:
     old, new = dict(decoder.model.named_parameters()), dict(extended.model.named_parameters())
     units = 0
     for recording in recordings:
         rows = torch.from_numpy(extended.vocabulary.unit_rows(recording))
         units += len(rows)
-        drawn = torch.randint(BLANK + 1, len(decoder.vocabulary.units), (len(rows),))
+        drawn: Tensor | None = None
         for name, kind in extended.tables.items():
-            if kind == "units":
-                new[name][rows] = old[name][drawn].to(new[name])
+            known = old[name][BLANK + 1 :] if kind == "units" else old[name]
+            if kind == "units" and draw:
+                if drawn is None:  # a unit is the same one in all tables
+                    drawn = torch.randint(len(known), (len(rows),))
+                new[name][rows] = known[drawn].to(new[name])
             else:
-                row = extended.vocabulary.session_row(recording.session_id)
-                new[name][row] = old[name].mean(dim=0).to(new[name])
-    return Begun({"drawn": units}, {recording.session_id: "mean" for recording in recordings})
+                where = rows if kind == "units" else extended.vocabulary.session_row(recording.session_id)
+                new[name][where] = known.mean(dim=0).to(new[name])
+    source = "drawn" if draw else "mean"
+    return Begun({source: units}, {recording.session_id: "mean" for recording in recordings})
 
 
 STARTS: dict[str, Callable[[Decoder, Sequence[Recording], Extended], Begun]] = {
     "random": random_start,
     "electrode": electrode_start,
     "tuning": tuning_start,
+    "mean": mean_start,
     "drawn": drawn_start,
 }
 """Each takes the pretrained decoder, the calibration recordings of sessions it does not know, and the decoder
