@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import toys
+from possm.data.recording import Binned
 from possm.training.config import TrainConfig
 from possm.training.finetune import FinetuneConfig, adapted_start
 from possm.training.neighbours import earlier_sessions, find_neighbours
@@ -135,27 +136,36 @@ def test_a_checkpoint_remembers_electrodes_and_dates(tmp_path):
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_rows_drawn_from_those_known(keep):
-    decoder = toys.decoder_for(session_of("2012-08-01"), session_of("2012-08-02"))
-    today = session_of("2012-08-03", subject="J")
-    config = FinetuneConfig(start="drawn", window_s=1.0, keep=keep)
-    old = decoder.model.state_dict()
-    known = {tuple(row) for row in old["token.unit.weight"][1:].tolist()}  # the blank unit is none
-    begun = [adapted_start(decoder, [today], replace(config, seed=seed)) for seed in (0, 0, 1)]
-    tables = [start.model.state_dict()["token.unit.weight"][-4:] for start in begun]
-    assert all(tuple(row) in known for table in tables for row in table.tolist())
-    assert torch.equal(tables[0], tables[1]) and not torch.equal(tables[0], tables[2])
-    session = begun[0].model.state_dict()["session.weight"][-1]
-    torch.testing.assert_close(session, old["session.weight"].mean(dim=0))
-    assert begun[0].summary["units_from_drawn"] == 4
+def test_units_that_go_together_begin_alike(keep):
+    """Two groups of units, each with a signal of its own; the rows that are known lie in a plane."""
+    decoder = toys.decoder_for(session_of("2012-08-01", units=4), toys.recording(session="b", units=20))
+    known = decoder.model.get_parameter("token.unit.weight")
+    width = known.shape[1]
+    axes = torch.linalg.qr(torch.randn(width, 2, generator=torch.Generator().manual_seed(0)))[0].T
+    far = torch.randn(len(known) - 1, 2, generator=torch.Generator().manual_seed(1))
+    far = torch.linalg.qr(far - far.mean(dim=0))[0] * len(far) ** 0.5  # deviation 1, then 3 and 1
+    with torch.no_grad():
+        known[1:] = 0.5 + (far * torch.tensor([3.0, 1.0])) @ axes
+    today = in_two_groups()
+    start = adapted_start(decoder, [today], FinetuneConfig(start="components", window_s=1.0, keep=keep))
+    new = start.model.state_dict()
+    rows = new["token.unit.weight"][-8:].detach() - 0.5
+    spread = rows @ axes.T
+    torch.testing.assert_close(spread @ axes, rows, atol=1e-4, rtol=0)  # in the plane of the known ones
+    fast, slow = spread[::2], spread[1::2]
+    assert (fast.std(dim=0) < 0.8).all() and (slow.std(dim=0) < 0.8).all()
+    assert (fast.mean(dim=0) - slow.mean(dim=0)).norm() > 3
+    torch.testing.assert_close(spread.square().mean(dim=0), torch.tensor([9.0, 1.0]), atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        new["session.weight"][-1], decoder.model.get_parameter("session.weight").mean(dim=0).detach()
+    )
+    assert start.summary["units_from_components"] == 8
 
 
-def test_all_at_the_mean():
-    decoder = toys.decoder_for(session_of("2012-08-01"), session_of("2012-08-02"))
-    today = session_of("2012-08-03", subject="J")
-    start = adapted_start(decoder, [today], FinetuneConfig(start="mean", window_s=1.0))
-    old, new = decoder.model.state_dict(), start.model.state_dict()
-    mean = old["token.unit.weight"][1:].mean(dim=0)  # the blank unit is none
-    torch.testing.assert_close(new["token.unit.weight"][-4:], mean.expand(4, -1))
-    torch.testing.assert_close(new["session.weight"][-1], old["session.weight"].mean(dim=0))
-    assert start.summary["units_from_mean"] == 4
+def in_two_groups(seconds=60.0):
+    """Even units fire with one slow signal, odd ones with another, half as strong."""
+    rng = np.random.default_rng(0)
+    made = toys.recording(session="today", seconds=seconds, units=8)
+    rate = 4 * np.exp(toys.smooth(rng, round(seconds * 20), rate_hz=20.0) * [0.8, 0.4])
+    counts = rng.poisson(rate[:, [0, 1] * 4]).astype(np.float32)
+    return replace(made, spikes=None, binned=Binned(counts, 0.0, 20.0))

@@ -65,13 +65,19 @@ def fit_caps(recording: Recording, *, chunk_ms: int, percentile: float = 99.5, s
     """
     require(0 < percentile <= 100, "cap_percentile", percentile, "above 0, at most 100")
     counts = chunk_counts(recording, chunk_ms=chunk_ms, split=split)
+    together = synchronous_chunks(counts)
+    most = np.maximum(np.ceil(np.percentile(counts[~together], percentile, axis=0)), 1.0)
+    cut = np.maximum(counts - most, 0).sum(dtype=np.float64)
+    return Caps(most, float(cut), float(counts.sum(dtype=np.float64)), int(together.sum()))
+
+
+def synchronous_chunks(counts: np.ndarray) -> np.ndarray:
+    """(chunks,) whether nearly all units fired at once, as in artefacts; of (chunks, units) counts."""
     total = counts.sum(axis=1)
     together = ((counts > 0).mean(axis=1) > SYNCHRONOUS) & (total > MANY * np.median(total))
     if counts.shape[1] < FEW_UNITS or together.mean() > RARE:
         together[:] = False
-    most = np.maximum(np.ceil(np.percentile(counts[~together], percentile, axis=0)), 1.0)
-    cut = np.maximum(counts - most, 0).sum(dtype=np.float64)
-    return Caps(most, float(cut), float(counts.sum(dtype=np.float64)), int(together.sum()))
+    return together
 
 
 def with_fitted_caps(

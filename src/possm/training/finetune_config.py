@@ -32,8 +32,8 @@ class FinetuneConfig:
     start: str = "random"
     """What rows start from: "random", as in the paper; "electrode", the unit on the same electrode in the
     nearest earlier session of the subject, where there is one; "tuning", where the decoder's map from tuning
-    to rows puts them (`training.unit_map`); "mean", the mean of those known; "drawn", one of those known, at
-    random."""
+    to rows puts them (`training.unit_map`); "components", which of the units go together, no label
+    asked."""
     behavior: tuple[str, ...] = ()
     """What to train; none named is all that the decoder decodes."""
     again: bool = False

@@ -6,14 +6,15 @@ says how many came from where.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
 
 from possm.checkpoint import Decoder
+from possm.data.components import component_loadings
 from possm.data.recording import Recording
 from possm.errors import ConfigError
 from possm.model.tokens import BLANK
@@ -21,14 +22,17 @@ from possm.training.extend import Extended
 from possm.training.neighbours import find_neighbours
 from possm.training.unit_map import MIN_SESSIONS, rows_from_tuning
 
+COMPONENTS = 8
+"""As many as a movement's velocity, speed and position, its plan and what units share besides."""
+
 
 @dataclass(frozen=True)
 class Begun:
     """Where the rows of new sessions came from."""
 
     units: dict[str, int] = field(default_factory=dict)
-    """How many units: from "electrode", "id" (the same unit id, electrodes unknown), "tuning", "mean",
-    "drawn", "random"."""
+    """How many units: from "electrode", "id" (the same unit id, electrodes unknown), "tuning",
+    "components", "random"."""
     sessions: dict[str, str] = field(default_factory=dict)
     """New session -> the known session it started from, or "mean" of all."""
 
@@ -86,48 +90,39 @@ def tuning_start(decoder: Decoder, recordings: Sequence[Recording], extended: Ex
     return Begun({"tuning": units}, sessions)
 
 
-def mean_start(decoder: Decoder, recordings: Sequence[Recording], extended: Extended) -> Begun:
-    """Units and sessions at the mean of all known ones: all alike, so that a chunk says nothing until rows
-    are learnt, where random ones say something that is wrong. Not in the paper."""
-    return _from_known(decoder, recordings, extended, draw=False)
-
-
-def drawn_start(decoder: Decoder, recordings: Sequence[Recording], extended: Extended) -> Begun:
-    """Units at rows of those known, drawn at random, and sessions at the mean of all: each begins as a unit
-    that could be, where N(0, 0.02^2) begins outside of what the decoder has learnt to read. Not in the
-    paper; for subjects whose units have nothing to do with those known (docs/classification.md)."""
-    return _from_known(decoder, recordings, extended, draw=True)
-
-
 @torch.no_grad()
-def _from_known(
-    decoder: Decoder, recordings: Sequence[Recording], extended: Extended, *, draw: bool
-) -> Begun:
+def components_start(decoder: Decoder, recordings: Sequence[Recording], extended: Extended) -> Begun:
+    """Units from which of them go together: the loadings of each on the first principal components of the
+    calibration counts (possm.data.components) become coordinates along the first principal axes of the rows
+    that are known, as far out as these are. No label is needed and no behavior shared with pretraining; which
+    component falls on which axis is arbitrary. Sessions at the mean of all. Not in the paper; for subjects
+    whose units have nothing to do with those known (docs/classification.md)."""
     old, new = dict(decoder.model.named_parameters()), dict(extended.model.named_parameters())
     units = 0
     for recording in recordings:
         rows = torch.from_numpy(extended.vocabulary.unit_rows(recording))
         units += len(rows)
-        drawn: Tensor | None = None
+        chunk_ms = decoder.config.chunk_ms
+        found = torch.from_numpy(component_loadings(recording, number=COMPONENTS, chunk_ms=chunk_ms))
         for name, kind in extended.tables.items():
-            known = old[name][BLANK + 1 :] if kind == "units" else old[name]
-            if kind == "units" and draw:
-                if drawn is None:  # a unit is the same one in all tables
-                    drawn = torch.randint(len(known), (len(rows),))
-                new[name][rows] = known[drawn].to(new[name])
+            if kind == "units":
+                known = old[name][BLANK + 1 :].flatten(1).double().cpu()
+                _, size, axes = torch.linalg.svd(known - known.mean(dim=0), full_matrices=False)
+                number = min(len(size), found.shape[1])
+                far = found[:, :number] * size[:number] / math.sqrt(len(known))
+                begun = known.mean(dim=0) + far @ axes[:number]
+                new[name][rows] = begun.view(len(rows), *new[name].shape[1:]).to(new[name])
             else:
-                where = rows if kind == "units" else extended.vocabulary.session_row(recording.session_id)
-                new[name][where] = known.mean(dim=0).to(new[name])
-    source = "drawn" if draw else "mean"
-    return Begun({source: units}, {recording.session_id: "mean" for recording in recordings})
+                row = extended.vocabulary.session_row(recording.session_id)
+                new[name][row] = old[name].mean(dim=0).to(new[name])
+    return Begun({"components": units}, {recording.session_id: "mean" for recording in recordings})
 
 
 STARTS: dict[str, Callable[[Decoder, Sequence[Recording], Extended], Begun]] = {
     "random": random_start,
     "electrode": electrode_start,
     "tuning": tuning_start,
-    "mean": mean_start,
-    "drawn": drawn_start,
+    "components": components_start,
 }
 """Each takes the pretrained decoder, the calibration recordings of sessions it does not know, and the decoder
 that is extended by them."""
