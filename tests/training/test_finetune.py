@@ -10,12 +10,17 @@ import pytest
 import torch
 
 import toys
-from possm.checkpoint import load_decoder
+from possm.checkpoint import Decoder, load_decoder
+from possm.data.scaling import Scaling
+from possm.data.vocabulary import Vocabulary
+from possm.decoders import build_decoder
 from possm.errors import ConfigError
 from possm.evaluation.score import decode, evaluate
+from possm.model.contract import BehaviorConfig
 from possm.training.finetune import FinetuneConfig, adapted_start, finetune
 from possm.training.loop import TrainConfig, train
 from possm.training.optim import OptimConfig
+from possm.training.presets import PRESETS
 from possm.training.run import Run
 
 OLD = [toys.recording(seconds=30, session=f"day{day}", seed=day) for day in range(2)]
@@ -86,6 +91,36 @@ def test_the_encoder_may_stay_as_it_was(tmp_path):
     assert "readouts.@vel.linear.weight" not in same and "attention.to_out.weight" not in same
     start = adapted_start(DECODER, [NEW], config).model.state_dict()
     assert not torch.equal(after["token.unit.weight"][-5:], start["token.unit.weight"][-5:])
+
+
+def test_baselines_have_no_encoder_to_keep_and_no_rows_to_centre():
+    decoder = baseline("gru")
+    with pytest.raises(ConfigError, match="no encoder to keep"):
+        adapted_start(decoder, [NEW], config_of(mode="full", keep_encoder=True))
+    with pytest.raises(ConfigError, match="centre_units"):
+        config_of(mode="lora", optim=OptimConfig(centre_units=True))
+
+
+@pytest.mark.parametrize("name", ["gru", "mlp", "ndt2", "poyo"])
+def test_rows_of_baselines_may_begin_by_which_units_go_together(name):
+    """Whatever the shape of a row: a second session gets rows of its own, as far apart as the known ones."""
+    decoder = baseline(name)
+    start = adapted_start(decoder, [NEW], config_of(start="components"))
+    table = {"gru": "readin.weight", "mlp": "readin.weight"}.get(name)
+    for key, after in start.model.named_parameters():
+        if table in (None, key) and len(after) == len(start.vocabulary.units):
+            new = after[start.vocabulary.unit_rows(NEW)].detach().flatten(1)
+            assert torch.isfinite(new).all() and new.std(dim=0).max() > 0
+    assert start.summary["units_from_components"] == 13
+
+
+def baseline(name):
+    config = PRESETS[name](TrainConfig(behavior=("vel",), window_s=1.0)).decoder
+    config = replace(config, behaviors={"vel": BehaviorConfig(num_dimensions=2)})
+    vocabulary = Vocabulary.of(OLD)
+    torch.manual_seed(0)
+    sizes = {"num_units": len(vocabulary.units), "num_sessions": len(vocabulary.sessions)}
+    return Decoder(build_decoder(config, **sizes), vocabulary, {"vel": Scaling.fit(OLD, "vel")}, {})
 
 
 def test_dropout_of_the_adapted_decoder():

@@ -100,6 +100,11 @@ def test_what_is_decayed_goes_by_row_or_has_a_rate_of_its_own():
     assert len(those("scale", 0.1)) + len(those("scale", 1.0)) == len(names)
 
 
+def test_without_rows_of_units_there_is_nothing_to_centre():
+    with pytest.raises(ConfigError, match="no rows of units"):
+        make_optimizer(torch.nn.Linear(2, 2), OptimConfig(centre_units=True))
+
+
 def test_units_may_have_a_rate_of_their_own_and_be_centred():
     model = Possm(toys.tiny_config(), num_units=5, num_sessions=2)
     names = {id(p): name for name, p in model.named_parameters()}

@@ -25,6 +25,7 @@ from possm.bench.jobs import Job, Row, run_jobs
 from possm.checkpoint import load_decoder
 from possm.config import require
 from possm.data.augment import AugmentConfig
+from possm.data.components import SMOOTH_S
 from possm.data.handwriting import HandwritingConfig, simulate_handwriting
 from possm.data.recording import Recording
 from possm.data.simulate import SimulationConfig, simulate_session
@@ -38,6 +39,7 @@ from possm.training.finetune import FinetuneConfig, finetune
 from possm.training.loop import train
 from possm.training.optim import OptimConfig
 from possm.training.presets import PRESETS
+from possm.training.starts import COMPONENTS
 
 LABEL, MOVEMENT = "trials.character", "cursor.vel"
 WINDOW_S = 1.0
@@ -76,13 +78,19 @@ SUITED = {
     "batch_size": BATCH,
 }
 """What results are only comparable with."""
-SUITED_PRETRAINED = {
-    **SUITED,
+PRETRAINED_BY = {
     "pretrained": PRETRAINED,
     "pretraining": PRETRAINING,
-    "adapting": ADAPTING,
+    "augment": AUGMENT,
+    "window_s": WINDOW_S,
+    "batch_size": BATCH,
 }
-"""And those that have been pretrained, or are."""
+ADAPTED_BY = {
+    **PRETRAINED_BY,
+    "adapting": ADAPTING,
+    "components": (COMPONENTS, SMOOTH_S),
+}
+"""And those that are pretrained, and adapted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,7 +271,7 @@ def _job(decoder: str, start: str, trials: int, seed: int, config: HandwritingBe
     row |= {"trials_per_class": trials, "seed": seed, **dict.fromkeys(MEASURED)}
     about = {"decoder": decoder, "start": start, "trials_per_class": trials, "seed": seed}
     settled = replace(config, workers=1, seeds=(seed,))
-    suited = SUITED if start == "scratch" else SUITED_PRETRAINED
+    suited = {"scratch": SUITED, "pretraining": PRETRAINED_BY, "pretrained": ADAPTED_BY}[start]
     parameters = {**about, "config": settled, "suited": suited}
     return Job(
         name=_name(decoder, start, trials, seed),

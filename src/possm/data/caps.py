@@ -102,6 +102,14 @@ def chunk_counts(recording: Recording, *, chunk_ms: int, split: str) -> np.ndarr
     Raises:
         RecordingError: There is not one.
     """
+    parts = interval_counts(recording, chunk_ms=chunk_ms, split=split)
+    if not sum(map(len, parts)):
+        raise RecordingError(f"the {split} split holds no whole chunk", about=recording.name)
+    return np.concatenate(parts)
+
+
+def interval_counts(recording: Recording, *, chunk_ms: int, split: str) -> list[np.ndarray]:
+    """For each interval of a split, (chunks, units) float32: spikes per chunk over its whole chunks."""
     parts = []
     for start_s, end_s in recording.split(split):
         number = int((end_s - start_s) * 1000 / chunk_ms + 1e-6)
@@ -111,9 +119,7 @@ def chunk_counts(recording: Recording, *, chunk_ms: int, split: str) -> np.ndarr
         key, size = chunk * recording.num_units + unit, number * recording.num_units
         total = np.bincount(key[chunk < number], weights=count[chunk < number], minlength=size)
         parts.append(total.astype(np.float32).reshape(number, recording.num_units))
-    if not sum(map(len, parts)):
-        raise RecordingError(f"the {split} split holds no whole chunk", about=recording.name)
-    return np.concatenate(parts)
+    return parts
 
 
 def capped(key: np.ndarray, count: np.ndarray, most: np.ndarray) -> np.ndarray:

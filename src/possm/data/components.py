@@ -10,15 +10,15 @@ from __future__ import annotations
 import numpy as np
 
 from possm.config import require
-from possm.data.caps import synchronous_chunks
+from possm.data.caps import interval_counts, synchronous_chunks
 from possm.data.recording import Recording
-from possm.data.tuning import CAP_PERCENTILE, MIN_CHUNKS, counts_in, pieces
 from possm.errors import RecordingError
 
 SMOOTH_S = 0.05
 """Deviation of the Gaussian that counts are smoothed with: what units share is slower than their noise."""
-PIECE_S, MOST_PIECES = 60.0, 20
-"""Twenty minutes of a longer split are looked at."""
+CAP_PERCENTILE = 99.5
+MIN_S = 10.0
+"""Less shows nothing worth the name."""
 
 
 def component_loadings(
@@ -26,48 +26,62 @@ def component_loadings(
 ) -> np.ndarray:
     """How every unit loads on the first principal components of all units' smoothed counts.
 
-    Of the counts, capped as in `possm.data.caps`, the square root is taken, after which noise is about the
-    same for fast and slow units; chunks in which all fire at once are left out.
+    Of the counts, none above the 99.5th percentile of its unit, the square root is taken, after which noise
+    is about the same for fast and slow units; chunks in which all fire at once (`possm.data.caps`) are left
+    out. Smoothing does not cross the edges of the split's intervals.
 
     Args:
         recording: With spikes or counts.
         number: Of components; a recording of fewer units has as many as these.
         chunk_ms: Length of a count.
-        split: Where to look.
+        split: Where to look, and nowhere else.
 
     Returns:
-        (units, number) float64, the largest component first; every column has mean square 1, so that a unit
-        that loads as much as most is at -1 or 1. Its sign is arbitrary.
+        (units, number) float64, the largest component first; every column has mean 0 and mean square 1 over
+        units, so that it says what sets them apart, and a positive third moment, for the sign of a component
+        is arbitrary. A component beyond those that the data have is 0.
 
     Raises:
-        RecordingError: The split is too short.
+        RecordingError: The split is too short, or the recording has neither spikes nor counts.
     """
     require(number >= 1, "number", number, "1 or more")
-    chunk_s = chunk_ms / 1000
-    stretches = pieces(recording, split, PIECE_S, MOST_PIECES)
-    parts = [counts_in(recording, stretch, chunk_s)[0] for stretch in stretches]
-    counts = np.concatenate([np.zeros((0, recording.num_units)), *parts])
-    if len(counts) < MIN_CHUNKS:
+    parts = interval_counts(recording, chunk_ms=chunk_ms, split=split)
+    seconds = sum(map(len, parts)) * chunk_ms / 1000
+    if seconds < MIN_S:
         raise RecordingError(
             "too little data to see which units go together",
             about=recording.name,
-            got=f"{len(counts)} chunks",
-            wanted=f"{MIN_CHUNKS} or more",
-            fix="calibrate for longer, or let rows start in another way",
+            got=f"{seconds:.3g} s in whole chunks of the {split} split",
+            wanted=f"{MIN_S:g} s or more",
+            fix="calibrate for longer, or --start random",
         )
-    good = ~synchronous_chunks(counts)
-    most = np.maximum(np.percentile(counts[good], CAP_PERCENTILE, axis=0), 1)
-    smooth = np.concatenate([_smoothed(np.sqrt(np.minimum(part, most)), chunk_s) for part in parts])[good]
-    smooth -= smooth.mean(axis=0)
-    values, vectors = np.linalg.eigh(smooth.T @ smooth)
+    counts = np.concatenate(parts)
+    used = ~synchronous_chunks(counts)
+    most = np.maximum(np.percentile(counts[used], CAP_PERCENTILE, axis=0), 1)
+    edges = np.cumsum([len(part) for part in parts])[:-1]
+    smooth = [
+        _smoothed(np.sqrt(np.minimum(part, most)), good, chunk_ms / 1000)
+        for part, good in zip(parts, np.split(used, edges), strict=True)
+    ]
+    shared = np.concatenate(smooth)
+    shared -= shared.mean(axis=0)
+    values, vectors = np.linalg.eigh(shared.T @ shared)
     loadings = vectors[:, ::-1][:, :number]
-    silent = values[::-1][:number] <= 1e-9 * max(float(values[-1]), 1e-12)  # as many as data have dimensions
-    return np.where(silent, 0.0, loadings * np.sqrt(len(loadings)))
+    loadings = loadings - loadings.mean(axis=0)
+    size = np.sqrt(np.square(loadings).mean(axis=0))
+    there = (values[::-1][:number] > 1e-9 * max(float(values[-1]), 1e-12)) & (size > 1e-9)
+    sign = np.where((loadings**3).sum(axis=0) < 0, -1.0, 1.0)
+    return np.where(there, loadings * sign / np.where(there, size, 1.0), 0.0)
 
 
-def _smoothed(counts: np.ndarray, chunk_s: float) -> np.ndarray:
-    """(chunks, units) counts under a Gaussian; the first and last ones are held beyond the ends."""
+def _smoothed(counts: np.ndarray, good: np.ndarray, chunk_s: float) -> np.ndarray:
+    """The good ones of (chunks, units) counts, each the mean of the good ones around it under a Gaussian."""
     reach = round(3 * SMOOTH_S / chunk_s)
     weights = np.exp(-0.5 * np.square(np.arange(-reach, reach + 1) * chunk_s / SMOOTH_S))
-    padded = np.pad(counts, ((reach, reach), (0, 0)), mode="edge") if len(counts) else counts
-    return sum(w * padded[i : i + len(counts)] for i, w in enumerate(weights / weights.sum()))
+    number = len(counts)
+    there = np.pad(good.astype(np.float64), reach)
+    padded = np.pad(np.where(good[:, None], counts, 0.0), ((reach, reach), (0, 0)))
+    total = sum(w * padded[i : i + number] for i, w in enumerate(weights))
+    weight = sum(w * there[i : i + number] for i, w in enumerate(weights))
+    smooth: np.ndarray = total[good] / weight[good, None]
+    return smooth

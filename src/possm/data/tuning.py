@@ -73,7 +73,7 @@ def tuning_features(
     Raises:
         RecordingError: A behavior is missing, or too little is left of the stretch.
     """
-    counts, times_s = counts_in(recording, stretch, chunk_ms / 1000)
+    counts, times_s = _counts(recording, stretch, chunk_ms / 1000)
     parts, good = [], (counts > 0).mean(axis=1) <= MOST_ACTIVE
     for name in behaviors:
         scaling = Scaling.fit([recording], name)
@@ -114,7 +114,7 @@ def pieces(recording: Recording, split: str, piece_s: float, most: int) -> list[
     return [found[i] for i in np.linspace(0, len(found) - 1, most).round().astype(int)]
 
 
-def counts_in(
+def _counts(
     recording: Recording, stretch: tuple[float, float], chunk_s: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """(chunks, units) counts, and (chunks,) the middle of each chunk."""

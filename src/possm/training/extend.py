@@ -54,7 +54,7 @@ def extend_decoder(
 
     Raises:
         ConfigError: It knows a session already, two recordings are of one session, a behavior has another
-            size in the decoder, the decoder is not one that is trained by steps, or has no dropout.
+            size in the decoder, or the decoder is not one that is trained by steps.
     """
     if DECODERS[kind_of(decoder.config)].fit is not None:
         raise ConfigError(
@@ -71,7 +71,9 @@ def extend_decoder(
             fix="--again to train its rows further, or evaluate it as it is",
         )
     _check_once(recordings)
-    config = _with_dropout(_with_behaviors(decoder.config, behaviors), dropout)
+    config = _with_behaviors(decoder.config, behaviors)
+    if dropout is not None:
+        config = replace(config, dropout=dropout)  # type: ignore[call-arg]  # all that learn by steps have it
     stay = decoder.vocabulary.sessions if keep else tuple(r.session_id for r in known)
     vocabulary, unit_rows, session_rows = decoder.vocabulary.only(stay)
     vocabulary = vocabulary.extend([r for r in recordings if r not in known]).with_units(known)
@@ -150,12 +152,3 @@ def _check_once(recordings: Sequence[Recording]) -> None:
                 got=recording.session_id,
                 fix="list every session once, or rename one of them",
             )
-
-
-def _with_dropout(config: DecoderConfig, dropout: float | None) -> DecoderConfig:
-    if dropout is None:
-        return config
-    if not hasattr(config, "dropout"):
-        raise ConfigError("this decoder has no dropout to change", got=kind_of(config), fix="leave it out")
-    changed: DecoderConfig = replace(config, dropout=dropout)  # type: ignore[call-arg]
-    return changed

@@ -24,6 +24,7 @@ from possm.data.calibration import calibration
 from possm.data.caps import with_fitted_caps
 from possm.data.recording import Recording
 from possm.data.scaling import Scaling
+from possm.decoders import kind_of
 from possm.errors import ConfigError
 from possm.model.tokens import BLANK
 from possm.training.config import Progress, TrainResult
@@ -140,6 +141,14 @@ def _phases(extended: Extended, config: FinetuneConfig) -> tuple[Phase, ...]:
     units = Phase("units", trained=frozenset(extended.tables) | extended.fresh, rows=trained)
     if config.mode == "units":
         return (units,)
+    encoder = {n for n, _ in extended.model.named_parameters() if n.startswith("encoder.")}
+    if config.keep_encoder and not encoder:
+        raise ConfigError(
+            "the decoder has no encoder to keep",
+            got=kind_of(extended.model.config),
+            wanted="a POSSM decoder",
+            fix="--no-keep-encoder",
+        )
     first = [replace(units, share=config.units_share)] if config.units_share > 0 else []
     later = frozenset(
         name

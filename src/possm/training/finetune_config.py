@@ -93,6 +93,8 @@ class FinetuneConfig:
         require(0 < self.valid_share < 1, "valid_share", self.valid_share, "above 0, below 1")
         require(self.steps >= 1, "steps", self.steps, "1 or more")
         require(0 <= self.units_share < 1, "units_share", self.units_share, "0 or more, below 1")
+        lora = self.mode == "lora" and self.optim.centre_units
+        require(not lora, "centre_units", True, 'False with mode "lora", which moves rows by a product')
         require(self.rank >= 1, "rank", self.rank, "1 or more")
         require(self.full_rate > 0, "full_rate", self.full_rate, "above 0")
         require(self.anchor_decay >= 0, "anchor_decay", self.anchor_decay, "0 or more")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from possm.config import require
+from possm.errors import ConfigError
 from possm.training.rows import RowAdamW, tables_of
 
 
@@ -28,7 +29,8 @@ class OptimConfig:
     """Rate of the rows of units, as a factor; None is that of tokens."""
     centre_units: bool = False
     """Take from the gradient of rows what the units of a batch have in common. It says nothing of who is who,
-    adds up over all tokens, and is why rows must be slow; without it they may be as fast as the backbone."""
+    adds up over all tokens, and is why rows must be slow; without that part they may be as fast as the
+    backbone. POSSM only."""
     weight_decay: float = 0.01
     """Of the matrices of linear and recurrent layers; nothing else is decayed."""
     warmup: float = 0.05
@@ -61,7 +63,7 @@ def make_optimizer(
     anchor_decay: float = 0.0,
 ) -> RowAdamW:
     """AdamW over groups: decayed or not; tables, whose rows change only where a batch has them, or all else;
-    and tokens and encoder, at a rate of their own, or all else.
+    and rows of units, tokens and encoder, or all else, each at a rate of its own.
 
     Decayed are the matrices of linear and recurrent layers. The rest is embeddings, the latent, norms,
     biases, and what sets the time constants of a state-space backbone, which decay would pull towards
@@ -73,10 +75,20 @@ def make_optimizer(
         tables: Names of further parameters with a row for each unit or session.
         anchors: Where weights are pulled to, and
         anchor_decay: How much, see `RowAdamW`.
+
+    Raises:
+        ConfigError: Rows of units shall be centred, and there are none.
     """
     layers = [module for module in model.modules() if isinstance(module, (nn.Linear, nn.RNNBase))]
     matrices = {id(p) for layer in layers for p in layer.parameters(recurse=False) if p.ndim >= 2}
     named = dict(model.named_parameters())
+    if config.centre_units and not any(_part(name) == "unit" for name in named):
+        raise ConfigError(
+            "the decoder has no rows of units to centre",
+            got=type(model).__name__,
+            wanted="a POSSM decoder",
+            fix="--no-centre-units",
+        )
     by_row = {id(p) for p in tables_of(model)} | {id(named[name]) for name in tables if name in named}
     part = {id(p): _part(name) for name, p in named.items()}
     scale = {"unit": config.unit_rate or config.token_rate, "token": config.token_rate, "other": 1.0}
@@ -87,7 +99,7 @@ def make_optimizer(
             "params": [p for p in trained if kinds[id(p)] == (rows, each, decayed)],
             "weight_decay": config.weight_decay if decayed else 0.0,
             "rows": rows,
-            "centred": config.centre_units and each == "unit",
+            "centred": config.centre_units and rows and each == "unit",
             "scale": scale[each],
         }
         for rows in (False, True)

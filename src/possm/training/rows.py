@@ -26,7 +26,7 @@ class RowAdamW(torch.optim.AdamW):
     with ``centred=True`` by the gradient less its mean over these rows.
 
     Args:
-        groups: Parameter groups; all keys but ``rows`` are those of `torch.optim.AdamW`.
+        groups: Parameter groups; all keys but ``rows`` and ``centred`` are those of `torch.optim.AdamW`.
         lr: Learning rate.
         anchors: Parameter -> where `anchor_decay` pulls it to, of the same shape (L2-SP, Li et al. 2018).
         anchor_decay: Strength of that pull, in the same sense as ``weight_decay``: a step moves a weight

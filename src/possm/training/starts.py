@@ -12,10 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from possm.checkpoint import Decoder
 from possm.data.components import component_loadings
 from possm.data.recording import Recording
+from possm.decoders import kind_of
 from possm.errors import ConfigError
 from possm.model.tokens import BLANK
 from possm.training.extend import Extended
@@ -98,24 +100,39 @@ def components_start(decoder: Decoder, recordings: Sequence[Recording], extended
     component falls on which axis is arbitrary. Sessions at the mean of all. Not in the paper; for subjects
     whose units have nothing to do with those known (docs/classification.md)."""
     old, new = dict(decoder.model.named_parameters()), dict(extended.model.named_parameters())
-    units = 0
+    units = {name for name, kind in extended.tables.items() if kind == "units"}
+    if not units:
+        raise ConfigError(
+            "the decoder has no rows of units to begin",
+            got=kind_of(decoder.config),
+            fix="--start random",
+        )
+    axes = {name: _principal_axes(old[name][BLANK + 1 :]) for name in units}
+    begun = 0
     for recording in recordings:
         rows = torch.from_numpy(extended.vocabulary.unit_rows(recording))
-        units += len(rows)
+        begun += len(rows)
         chunk_ms = decoder.config.chunk_ms
         found = torch.from_numpy(component_loadings(recording, number=COMPONENTS, chunk_ms=chunk_ms))
-        for name, kind in extended.tables.items():
-            if kind == "units":
-                known = old[name][BLANK + 1 :].flatten(1).double().cpu()
-                _, size, axes = torch.linalg.svd(known - known.mean(dim=0), full_matrices=False)
-                number = min(len(size), found.shape[1])
-                far = found[:, :number] * size[:number] / math.sqrt(len(known))
-                begun = known.mean(dim=0) + far @ axes[:number]
-                new[name][rows] = begun.view(len(rows), *new[name].shape[1:]).to(new[name])
-            else:
-                row = extended.vocabulary.session_row(recording.session_id)
-                new[name][row] = old[name].mean(dim=0).to(new[name])
-    return Begun({"components": units}, {recording.session_id: "mean" for recording in recordings})
+        for name, (mean, axis) in axes.items():
+            number = min(len(axis), found.shape[1])
+            made = mean + found[:, :number] @ axis[:number]
+            new[name][rows] = made.view(len(rows), *new[name].shape[1:]).to(new[name])
+        row = extended.vocabulary.session_row(recording.session_id)
+        for name in extended.tables.keys() - units:
+            new[name][row] = old[name].mean(dim=0).to(new[name])
+    return Begun({"components": begun}, {recording.session_id: "mean" for recording in recordings})
+
+
+def _principal_axes(table: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean of rows, and (COMPONENTS, size) their principal axes, each as long as rows deviate along it, with
+    a positive third moment: the sign of an axis is arbitrary."""
+    rows = table.flatten(1).double().cpu()
+    mean = rows.mean(dim=0)
+    _, size, axes = torch.linalg.svd(rows - mean, full_matrices=False)
+    axes = axes[:COMPONENTS] * size[:COMPONENTS, None] / math.sqrt(len(rows))
+    skew = ((rows - mean) @ axes.T).pow(3).sum(dim=0)
+    return mean, torch.where(skew < 0, -1.0, 1.0)[:, None] * axes
 
 
 STARTS: dict[str, Callable[[Decoder, Sequence[Recording], Extended], Begun]] = {
