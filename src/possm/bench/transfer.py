@@ -35,8 +35,11 @@ MODES = ("scratch", "units", "full", "lora", "gru", "wiener")
 STARTS = ("tuning", "electrode", "random")
 SCRATCH: dict[str, tuple[float, float]] = {"plain": (0.2, 0.0), "regularized": (0.4, 0.2)}
 """Candidates of "scratch": dropout, and share of spikes dropped."""
-PRETRAINING = OptimConfig(learning_rate=1.5e-3, weight_decay=0.1)
-"""Found on the July to September days of the monkey wrist recordings (docs/transfer.md)."""
+PRETRAINING = OptimConfig(
+    learning_rate=1.5e-3, weight_decay=0.1, token_rate=0.3, unit_rate=1.0, centre_units=True
+)
+"""Found on the July to September days of the monkey wrist recordings (docs/transfer.md). Rows of units are as
+fast as the backbone, so that they come to say who is who."""
 STEPS_PER_SESSION = 300
 
 
@@ -213,7 +216,7 @@ def _pretraining(chosen: Sequence[Source], config: TransferConfig) -> Job:
         behavior=chosen[0].behaviors,
         behavior_weights=behavior_weights(chosen[0].behaviors),
         # no token at rest: beside one, a burst on all channels is larger than anything (docs/transfer.md)
-        decoder=PossmConfig(backbone=config.backbone, chunk_ms=chosen[0].chunk_ms, rest=0.0),
+        decoder=PossmConfig(width=128, backbone=config.backbone, chunk_ms=chosen[0].chunk_ms, rest=0.0),
         optim=PRETRAINING,
     )
     return Job(
