@@ -9,11 +9,15 @@ import pytest
 import torch
 
 import toys
+from possm.baselines.speech_gru import SpeechGru, SpeechGruConfig
+from possm.data.components import component_loadings
 from possm.data.recording import Binned
+from possm.errors import ConfigError
 from possm.training.config import TrainConfig
 from possm.training.finetune import FinetuneConfig, adapted_start
 from possm.training.neighbours import earlier_sessions, find_neighbours
-from possm.training.start import fresh_start
+from possm.training.presets import PRESETS
+from possm.training.start import begin_by_components, fresh_start
 
 IDS = ("a1", "a2", "b1", "c1")
 DATE = "session.recording_date"
@@ -169,3 +173,38 @@ def in_two_groups(seconds=60.0):
     rate = 4 * np.exp(toys.smooth(rng, round(seconds * 20), rate_hz=20.0) * [0.8, 0.4])
     counts = rng.poisson(rate[:, [0, 1] * 4]).astype(np.float32)
     return replace(made, spikes=None, binned=Binned(counts, 0.0, 20.0))
+
+
+@pytest.mark.parametrize("name", ["possm-gru", "gru", "mlp", "ndt2", "poyo"])
+def test_from_scratch_units_that_go_together_begin_alike(name):
+    """Directions at right angles, times loadings, and a tenth of what was random."""
+    today = replace(toys.recording(units=8), subject_id="J")
+    config = PRESETS[name](TrainConfig(behavior=("vel",), window_s=1.0))
+    random = dict(fresh_start([today], config).model.named_parameters())
+    begun = dict(fresh_start([today], replace(config, unit_start="components")).model.named_parameters())
+    changed = [name for name, rows in begun.items() if not torch.equal(rows, random[name])]
+    assert changed
+    loadings = torch.from_numpy(component_loadings(today, chunk_ms=50)).float()
+    for table in changed:
+        made = (begun[table] - 0.1 * random[table]).detach()[1:].flatten(1)
+        size = float(2 * random[table].detach().std())
+        wanted = size**2 * made.shape[1] / loadings.shape[1] * loadings @ loadings.T
+        torch.testing.assert_close(made @ made.T, wanted, atol=1e-4 * float(wanted.max()), rtol=1e-3)
+        assert torch.equal(begun[table][0], random[table][0])  # the blank unit
+
+
+def test_days_of_an_array_begin_alike_by_components_too():
+    days = [
+        replace(in_two_groups(), session_id=name, attributes={DATE: name})
+        for name in ("2012-08-01", "2012-08-02")
+    ]
+    config = TrainConfig(behavior=("vel",), decoder=toys.tiny_config(), window_s=1.0, unit_start="components")
+    rows = fresh_start(days, config).model.state_dict()["token.unit.weight"]
+    assert torch.equal(rows[1:9], rows[9:17])
+
+
+def test_rows_must_be_there_to_begin():
+    with pytest.raises(ConfigError, match="unit-start random"):
+        begin_by_components(SpeechGru(SpeechGruConfig(), num_units=4, num_sessions=1), [])
+    with pytest.raises(ConfigError, match="unit_start"):
+        TrainConfig(behavior=("vel",), unit_start="electrode")

@@ -25,7 +25,7 @@ from possm.bench.jobs import Job, Row, run_jobs
 from possm.checkpoint import load_decoder
 from possm.config import require
 from possm.data.augment import AugmentConfig
-from possm.data.components import SMOOTH_S
+from possm.data.components import NUM_COMPONENTS, SMOOTH_S
 from possm.data.handwriting import HandwritingConfig, simulate_handwriting
 from possm.data.recording import Recording
 from possm.data.simulate import SimulationConfig, simulate_session
@@ -39,7 +39,6 @@ from possm.training.finetune import FinetuneConfig, finetune
 from possm.training.loop import train
 from possm.training.optim import OptimConfig
 from possm.training.presets import PRESETS
-from possm.training.starts import COMPONENTS
 
 LABEL, MOVEMENT = "trials.character", "cursor.vel"
 WINDOW_S = 1.0
@@ -88,7 +87,7 @@ PRETRAINED_BY = {
 ADAPTED_BY = {
     **PRETRAINED_BY,
     "adapting": ADAPTING,
-    "components": (COMPONENTS, SMOOTH_S),
+    "components": (NUM_COMPONENTS, SMOOTH_S),
 }
 """And those that are pretrained, and adapted."""
 

@@ -14,6 +14,8 @@ from possm.data.caps import interval_counts, synchronous_chunks
 from possm.data.recording import Recording
 from possm.errors import RecordingError
 
+NUM_COMPONENTS = 8
+"""As many as a movement's velocity, speed and position, its plan and what units share besides."""
 SMOOTH_S = 0.05
 """Deviation of the Gaussian that counts are smoothed with: what units share is slower than their noise."""
 CAP_PERCENTILE = 99.5
@@ -22,7 +24,7 @@ MIN_S = 10.0
 
 
 def component_loadings(
-    recording: Recording, *, number: int, chunk_ms: int, split: str = "train"
+    recording: Recording, *, chunk_ms: int, number: int = NUM_COMPONENTS, split: str = "train"
 ) -> np.ndarray:
     """How every unit loads on the first principal components of all units' smoothed counts.
 
@@ -32,8 +34,8 @@ def component_loadings(
 
     Args:
         recording: With spikes or counts.
-        number: Of components; a recording of fewer units has as many as these.
         chunk_ms: Length of a count.
+        number: Of components; a recording of fewer units has as many as these.
         split: Where to look, and nowhere else.
 
     Returns:

@@ -19,6 +19,7 @@ from possm.training.preflight import check_names
 
 DEFAULT_STEPS = 1000
 DEFAULT_VALIDATIONS = 12
+UNIT_STARTS = ("random", "components")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,9 @@ class TrainConfig:
     cap_percentile: float | None = None
     """No unit says more in a chunk than this percentile of its counts in the train split, and 1: bursts on
     all channels at once would ruin decoders made of little data. None caps nothing."""
+    unit_start: str = "random"
+    """What rows of units begin with: "random", as in the paper; "components", which of them go together
+    (`possm.data.components`), for data so few that a decoder would learn them by heart."""
     reconstruct_steps: int = 0
     """Steps of a first phase, in which the encoder learns to tell each bin's values from its latents (paper,
     speech); 0 has none."""
@@ -97,6 +101,7 @@ class TrainConfig:
         require(self.workers is None or self.workers >= 0, "workers", self.workers, "0 or more")
         require(self.valid_s is None or self.valid_s > 0, "valid_s", self.valid_s, "above 0")
         require(self.balance in BALANCES, "balance", self.balance, f"one of {BALANCES}")
+        require(self.unit_start in UNIT_STARTS, "unit_start", self.unit_start, f"one of {UNIT_STARTS}")
         require(self.scaling in SCALED_BY, "scaling", self.scaling, f"one of {SCALED_BY}")
         check_names("behavior_weights", self.behavior_weights, self.behavior)
         for name in ("interval_weights", "behavior_weights", "dataset_weights"):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from possm.checkpoint import Decoder
-from possm.data.components import component_loadings
+from possm.data.components import NUM_COMPONENTS, component_loadings
 from possm.data.recording import Recording
 from possm.decoders import kind_of
 from possm.errors import ConfigError
@@ -23,9 +23,6 @@ from possm.model.tokens import BLANK
 from possm.training.extend import Extended
 from possm.training.neighbours import find_neighbours
 from possm.training.unit_map import MIN_SESSIONS, rows_from_tuning
-
-COMPONENTS = 8
-"""As many as a movement's velocity, speed and position, its plan and what units share besides."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +110,7 @@ def components_start(decoder: Decoder, recordings: Sequence[Recording], extended
         rows = torch.from_numpy(extended.vocabulary.unit_rows(recording))
         begun += len(rows)
         chunk_ms = decoder.config.chunk_ms
-        found = torch.from_numpy(component_loadings(recording, number=COMPONENTS, chunk_ms=chunk_ms))
+        found = torch.from_numpy(component_loadings(recording, chunk_ms=chunk_ms))
         for name, (mean, axis) in axes.items():
             number = min(len(axis), found.shape[1])
             made = mean + found[:, :number] @ axis[:number]
@@ -125,12 +122,12 @@ def components_start(decoder: Decoder, recordings: Sequence[Recording], extended
 
 
 def _principal_axes(table: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean of rows, and (COMPONENTS, size) their principal axes, each as long as rows deviate along it, with
-    a positive third moment: the sign of an axis is arbitrary."""
+    """Mean of rows, and (NUM_COMPONENTS, size) their principal axes, each as long as rows deviate along it,
+    with a positive third moment: the sign of an axis is arbitrary."""
     rows = table.flatten(1).double().cpu()
     mean = rows.mean(dim=0)
     _, size, axes = torch.linalg.svd(rows - mean, full_matrices=False)
-    axes = axes[:COMPONENTS] * size[:COMPONENTS, None] / math.sqrt(len(rows))
+    axes = axes[:NUM_COMPONENTS] * size[:NUM_COMPONENTS, None] / math.sqrt(len(rows))
     skew = ((rows - mean) @ axes.T).pow(3).sum(dim=0)
     return mean, torch.where(skew < 0, -1.0, 1.0)[:, None] * axes
 
