@@ -4,7 +4,8 @@ Every seed is a subject of its own. A recording keeps a few trials of each chara
 fifth of which selects weights, and ten others to test. POSSM and the GRU train on windows of 1 s and decide
 the whole trial of 1.6 s causally; PCA-KNN sees the whole trial at once. "pretrained" is POSSM trained to
 decode the velocity of simulated monkeys that reach, then adapted: new rows of units and session, a new
-readout and the backbone; the encoder stays as it is. New units begin by which of them go together.
+readout and the backbone; the encoder stays as it is. In all that learn by steps units begin by which of them
+go together (possm.data.components).
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from possm.training.finetune import FinetuneConfig, finetune
 from possm.training.loop import train
 from possm.training.optim import OptimConfig
 from possm.training.presets import PRESETS
+from possm.training.start import COMPONENT_SIZE, REMAINDER
 
 LABEL, MOVEMENT = "trials.character", "cursor.vel"
 WINDOW_S = 1.0
@@ -47,13 +49,15 @@ AUGMENT = AugmentConfig(min_units_kept=0.5, token_dropout=0.3)
 WIDTH, TOKEN_RATE, DROPOUT = 256, 0.1, 0.4
 """Of POSSM: tokens must be wide enough to tell 192 channels apart, and the wider, the slower they learn."""
 BATCH = 32
+UNIT_START = "components"
+"""Of all decoders that learn by steps, from scratch or adapted."""
 PRETRAINED = PossmConfig(width=128, rest=0.0)
 PRETRAINING = OptimConfig(
     learning_rate=1.5e-3, weight_decay=0.1, token_rate=0.3, unit_rate=1.0, centre_units=True
 )
 ADAPTING = FinetuneConfig(
     mode="full",
-    start="components",
+    start=UNIT_START,
     behavior=(LABEL,),
     keep=False,
     keep_encoder=True,
@@ -64,10 +68,9 @@ ADAPTING = FinetuneConfig(
     window_s=WINDOW_S,
     batch_size=BATCH,
     augment=AUGMENT,
-    optim=OptimConfig(token_rate=0.1, centre_units=True),
+    optim=OptimConfig(token_rate=0.03, centre_units=True),
 )
-"""Rows of new units begin by which of them go together, and move slowly: a few trials must not be learnt by
-heart."""
+"""Rows move slowly: a few trials must not be learnt by heart."""
 SUITED = {
     "width": WIDTH,
     "token_rate": TOKEN_RATE,
@@ -75,6 +78,8 @@ SUITED = {
     "augment": AUGMENT,
     "window_s": WINDOW_S,
     "batch_size": BATCH,
+    "unit_start": UNIT_START,
+    "components": (NUM_COMPONENTS, SMOOTH_S, COMPONENT_SIZE, REMAINDER),
 }
 """What results are only comparable with."""
 PRETRAINED_BY = {
@@ -208,7 +213,7 @@ def train_and_decide(job: Job, folder: Path, *, runs: Path) -> Sequence[Mapping[
 
 def scratch_config(decoder: str, seed: int) -> TrainConfig:
     """Settings of training from scratch: the decoder's own, with windows, batch and augmentation of the
-    bench, and for POSSM its width, rate of tokens and dropout."""
+    bench, its start of units, and for POSSM its width, rate of tokens and dropout."""
     config = TrainConfig(behavior=(LABEL,), seed=seed)
     return _suited(PRESETS[decoder](config))
 
@@ -217,7 +222,8 @@ def _suited(config: TrainConfig) -> TrainConfig:
     if isinstance(config.decoder, PossmConfig):
         decoder = replace(config.decoder, width=WIDTH, dropout=DROPOUT)
         config = replace(config, decoder=decoder, optim=replace(config.optim, token_rate=TOKEN_RATE))
-    return replace(config, window_s=WINDOW_S, batch_size=BATCH, augment=AUGMENT)
+    config = replace(config, window_s=WINDOW_S, batch_size=BATCH, augment=AUGMENT)
+    return replace(config, unit_start=UNIT_START)
 
 
 def few_trials(config: HandwritingBench, *, per_class: int, seed: int) -> Recording:
