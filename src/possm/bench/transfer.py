@@ -40,6 +40,8 @@ PRETRAINING = OptimConfig(
 )
 """Found on the July to September days of the monkey wrist recordings (docs/transfer.md). Rows of units are as
 fast as the backbone, so that they come to say who is who."""
+FULL: dict[str, Any] = {"full_rate": 1.0, "dropout": 0.4}
+"""Of mode "full", where all weights learn from minutes: as freely as rows, and held back by dropout."""
 STEPS_PER_SESSION = 300
 
 
@@ -62,7 +64,7 @@ class TransferConfig:
     pretrain_steps: int | None = None
     """None is 300 for every session of pretraining, 1,000 at least."""
     steps: int = 600
-    """Of training from scratch; adapting makes half as many."""
+    """Of training from scratch and of mode "full"; "units" and "lora" make half as many."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of adapting and of training from scratch; pretraining is made once."""
     workers: int = 1
@@ -255,10 +257,11 @@ def _adapted(
     decoder: dict[str, str],
 ) -> Job:
     mode, start = how
+    whole = {"steps": config.steps, **FULL} if mode == "full" else {"steps": config.steps // 2}
     finetuning = FinetuneConfig(
         mode=mode,
         start=start,
-        steps=config.steps // 2,
+        **whole,
         behavior_weights=behavior_weights(source.behaviors),
         augment=AugmentConfig(token_dropout=0.1),
         seed=seed,
