@@ -9,7 +9,7 @@ import pytest
 
 import toys
 from possm.bench.transfer import TransferConfig, before_test, bench_transfer
-from possm.bench.transfer_table import ADAPTED, transfer_markdown, with_choice
+from possm.bench.transfer_table import ADAPTED, transfer_figure, transfer_markdown, with_choice
 from possm.data.formats.hdf5 import write_hdf5
 from possm.errors import ConfigError
 
@@ -67,3 +67,12 @@ def test_the_choice_between_units_and_full_is_made_by_validation_not_by_test():
     chosen = [r for r in with_choice([units, full]) if r["mode"] == ADAPTED]
     assert [r["r2"] for r in chosen] == [0.2]
     assert "0.200" in transfer_markdown([units, full])
+
+
+def test_what_failed_is_listed_and_the_others_stay():
+    row = {"target": "t", "behavior": "b", "minutes": 2, "seed": 0, "pretrain_sessions": 3, "start": "tuning"}
+    good = {**row, "mode": "units", "r2": 0.9, "valid_r2": 0.1, "adapt_s": 1.0, "status": "ok"}
+    bad = {**row, "mode": "full", "r2": None, "valid_r2": None, "adapt_s": None, "status": "failed: killed"}
+    text = transfer_markdown([good, bad])
+    assert "- t, full, 2, seed 0: failed: killed" in text and "0.900" in text
+    assert transfer_figure([good, bad])

@@ -67,10 +67,15 @@ def _by_recording(rows: Sequence[Row]) -> str:
     return markdown(["recording", "behavior", *decoders], lines)
 
 
-def failures(rows: Sequence[Row]) -> list[str]:
-    """A paragraph that lists every trial without a score and its cause; nothing if there is none."""
+def failures(rows: Sequence[Row], names: Sequence[str] = ("recording", "decoder")) -> list[str]:
+    """A paragraph that lists every trial without a score and its cause; nothing if there is none.
+
+    Args:
+        rows: Of any table with a seed and a status.
+        names: What else says which trial it is.
+    """
     missing = distinct(
-        f"- {row['recording']}, {row['decoder']}, seed {row['seed']}: {row['status']}"
+        f"- {', '.join(str(row[name]) for name in names)}, seed {row['seed']}: {row['status']}"
         for row in rows
         if row["status"] != OK
     )
