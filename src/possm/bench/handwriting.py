@@ -68,7 +68,7 @@ ADAPTING = FinetuneConfig(
     window_s=WINDOW_S,
     batch_size=BATCH,
     augment=AUGMENT,
-    optim=OptimConfig(token_rate=0.03, centre_units=True),
+    optim=OptimConfig(learning_rate=4e-3, token_rate=0.03, centre_units=True),
 )
 """Rows move slowly: a few trials must not be learnt by heart."""
 SUITED = {
@@ -108,7 +108,7 @@ class HandwritingBench:
     seeds: tuple[int, ...] = (0, 1, 2)
     steps: int = 600
     """Of training from scratch."""
-    finetune_steps: int = 600
+    finetune_steps: int = 1000
     pretrain_steps: int = 1500
     pretrain_sessions: int = 8
     """Simulated sessions of reaching, four monkeys."""
