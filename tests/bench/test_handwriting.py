@@ -84,6 +84,12 @@ def test_a_small_run_makes_the_rows(tmp_path, monkeypatch):
     assert "3 characters" in report.text()
 
 
+def test_too_few_trials_are_refused_before_anything_is_trained(tmp_path):
+    with pytest.raises(ConfigError, match="too few trials"):
+        bench_handwriting(tmp_path, TINY)
+    assert not list(tmp_path.iterdir())
+
+
 def test_settings_that_are_none_are_refused():
     with pytest.raises(ConfigError, match="trials_per_class"):
         HandwritingBench(trials_per_class=(1,))

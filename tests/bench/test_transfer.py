@@ -74,5 +74,5 @@ def test_what_failed_is_listed_and_the_others_stay():
     good = {**row, "mode": "units", "r2": 0.9, "valid_r2": 0.1, "adapt_s": 1.0, "status": "ok"}
     bad = {**row, "mode": "full", "r2": None, "valid_r2": None, "adapt_s": None, "status": "failed: killed"}
     text = transfer_markdown([good, bad])
-    assert "- t, full, 2, seed 0: failed: killed" in text and "0.900" in text
+    assert "- t, full, tuning, 3, 2, seed 0: failed: killed" in text and "0.900" in text
     assert transfer_figure([good, bad])

@@ -15,6 +15,7 @@ from possm.data.recording import Binned
 from possm.errors import ConfigError
 from possm.training.config import TrainConfig
 from possm.training.finetune import FinetuneConfig, adapted_start
+from possm.training.loop import train
 from possm.training.neighbours import earlier_sessions, find_neighbours
 from possm.training.presets import PRESETS
 from possm.training.start import begin_by_components, fresh_start
@@ -203,8 +204,11 @@ def test_days_of_an_array_begin_alike_by_components_too():
     assert torch.equal(rows[1:9], rows[9:17])
 
 
-def test_rows_must_be_there_to_begin():
+def test_rows_must_be_there_to_begin(tmp_path):
     with pytest.raises(ConfigError, match="unit-start random"):
         begin_by_components(SpeechGru(SpeechGruConfig(), num_units=4, num_sessions=1), [])
     with pytest.raises(ConfigError, match="unit_start"):
         TrainConfig(behavior=("vel",), unit_start="electrode")
+    closed = PRESETS["wiener"](TrainConfig(behavior=("vel",), unit_start="components"))
+    with pytest.raises(ConfigError, match="in one go"):
+        train([toys.recording()], closed, tmp_path)

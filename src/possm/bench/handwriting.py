@@ -4,8 +4,8 @@ Every seed is a subject of its own. A recording keeps a few trials of each chara
 fifth of which selects weights, and ten others to test. POSSM and the GRU train on windows of 1 s and decide
 the whole trial of 1.6 s causally; PCA-KNN sees the whole trial at once. "pretrained" is POSSM trained to
 decode the velocity of simulated monkeys that reach, then adapted: new rows of units and session, a new
-readout and the backbone; the encoder stays as it is. In all that learn by steps units begin by which of them
-go together (possm.data.components).
+readout and the backbone; the encoder stays as it is. But for pretraining, units begin by which of them go
+together in all that learn by steps (possm.data.components).
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ from possm.bench.jobs import Job, Row, run_jobs
 from possm.checkpoint import load_decoder
 from possm.config import require
 from possm.data.augment import AugmentConfig
-from possm.data.components import NUM_COMPONENTS, SMOOTH_S
+from possm.data.components import MIN_S, NUM_COMPONENTS, SMOOTH_S
 from possm.data.handwriting import HandwritingConfig, simulate_handwriting
 from possm.data.recording import Recording
 from possm.data.simulate import SimulationConfig, simulate_session
 from possm.data.trial_splits import with_splits
 from possm.data.windows import count_windows
+from possm.errors import ConfigError
 from possm.evaluation.score import evaluate
 from possm.evaluation.trials import scored_trials
 from possm.model.decoder import PossmConfig
@@ -89,12 +90,13 @@ PRETRAINED_BY = {
     "window_s": WINDOW_S,
     "batch_size": BATCH,
 }
+"""What those that are pretrained are only comparable with,"""
 ADAPTED_BY = {
     **PRETRAINED_BY,
     "adapting": ADAPTING,
     "components": (NUM_COMPONENTS, SMOOTH_S),
 }
-"""And those that are pretrained, and adapted."""
+"""and those that are adapted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +156,7 @@ def bench_handwriting(
         progress: Told a line about every decoder that is done.
     """
     config = config or HandwritingBench()
+    _check_enough(config)
     pretraining = [_job("possm-gru", "pretraining", 0, seed, config) for seed in config.seeds]
     run_jobs(pretraining, pretrain, out, workers=config.workers, progress=progress)
     jobs = [
@@ -171,6 +174,25 @@ def bench_handwriting(
     rows = run_jobs(jobs, function, out, workers=config.workers, progress=progress)
     note = f"{config.characters} characters, {config.test_trials} test trials of each; a seed is a subject"
     return ClassReport(rows, ("decoder", "start", "trials_per_class"), (note,))
+
+
+def _check_enough(config: HandwritingBench) -> None:
+    """Before anything is trained: whether the fewest trials show which units go together."""
+    few, made = min(config.trials_per_class), HandwritingConfig()
+    trials = (few - _held_out(few)) * config.characters
+    seconds = trials * (made.before_s + made.after_s)
+    if seconds < MIN_S:
+        raise ConfigError(
+            "too few trials to see which units go together",
+            got=f"{trials} to train on, {seconds:.3g} s",
+            wanted=f"{MIN_S:g} s or more",
+            fix="more characters, or more trials of each",
+        )
+
+
+def _held_out(per_class: int) -> int:
+    """Trials of a character that select weights."""
+    return max(1, round(per_class / 5))
 
 
 def pretrain(job: Job, folder: Path) -> Sequence[Mapping[str, Any]]:
@@ -234,7 +256,7 @@ def few_trials(config: HandwritingBench, *, per_class: int, seed: int) -> Record
     recording = simulate_handwriting(made, subject=seed, seed=seed)
     trials = recording.intervals["trials"]
     part = np.full(len(trials), "unused")
-    held = max(1, round(per_class / 5))
+    held = _held_out(per_class)
     for character in made.characters:
         rows = np.random.default_rng(seed).permutation(
             np.flatnonzero(trials.columns["character"] == character)

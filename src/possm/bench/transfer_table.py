@@ -43,7 +43,7 @@ def transfer_markdown(rows: Sequence[Row]) -> str:
         for behavior in distinct(row["behavior"] for row in rows):
             part = [r for r in rows if (r["target"], r["behavior"]) == (target, behavior)]
             parts += [f"**{target}, {behavior}**", _table(part)]
-    return "\n\n".join(parts + failures(rows, ("target", "mode", "minutes")))
+    return "\n\n".join(parts + failures(rows, ("target", "mode", "start", "pretrain_sessions", "minutes")))
 
 
 def _table(rows: Sequence[Row]) -> str:

@@ -44,7 +44,7 @@ def component_loadings(
         is arbitrary. A component beyond those that the data have is 0.
 
     Raises:
-        RecordingError: The split is too short, or the recording has neither spikes nor counts.
+        RecordingError: The split is too short.
     """
     require(number >= 1, "number", number, "1 or more")
     parts = interval_counts(recording, chunk_ms=chunk_ms, split=split)
@@ -55,7 +55,7 @@ def component_loadings(
             about=recording.name,
             got=f"{seconds:.3g} s in whole chunks of the {split} split",
             wanted=f"{MIN_S:g} s or more",
-            fix="calibrate for longer, or --start random",
+            fix="calibrate for longer, or let rows of units begin at random (--start, --unit-start)",
         )
     counts = np.concatenate(parts)
     used = ~synchronous_chunks(counts)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from possm.data.recording import Recording
+from possm.errors import ConfigError
 from possm.training.closed import fit_closed_form, is_closed_form
 from possm.training.config import Progress, TrainConfig, TrainResult
 from possm.training.distributed import joined
@@ -40,11 +41,18 @@ def train(
 
     Raises:
         RecordingError: A recording lacks a split or behavior, or has nothing to learn from.
-        ConfigError: The folder holds a run of other settings, or the loss became NaN.
+        ConfigError: The folder holds a run of other settings, the loss became NaN, or the decoder has no rows
+            of units for `unit_start`.
     """
     keep_freed_memory()
     recordings = gather(recordings, config)
     if is_closed_form(config):
+        if config.unit_start != "random":
+            raise ConfigError(
+                "this decoder is fitted in one go and has no rows of units to begin",
+                got=f"unit_start {config.unit_start!r}",
+                fix="--unit-start random",
+            )
         return fit_closed_form(recordings, config, Path(out), progress=progress)
     with joined(config.device) as processes:
         return Run(fresh_start(recordings, config), Path(out), processes).run(progress)

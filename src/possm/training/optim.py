@@ -30,7 +30,7 @@ class OptimConfig:
     centre_units: bool = False
     """Take from the gradient of rows what the units of a batch have in common. It says nothing of who is who,
     adds up over all tokens, and is why rows must be slow; without that part they may be as fast as the
-    backbone. POSSM only."""
+    backbone. For decoders that embed units as POSSM does."""
     weight_decay: float = 0.01
     """Of the matrices of linear and recurrent layers; nothing else is decayed."""
     warmup: float = 0.05
@@ -86,7 +86,7 @@ def make_optimizer(
         raise ConfigError(
             "the decoder has no rows of units to centre",
             got=type(model).__name__,
-            wanted="a POSSM decoder",
+            wanted="a decoder that embeds units, such as POSSM",
             fix="--no-centre-units",
         )
     by_row = {id(p) for p in tables_of(model)} | {id(named[name]) for name in tables if name in named}

@@ -124,6 +124,7 @@ def begin_by_components(model: DecoderModel, recordings: Sequence[Recording]) ->
 
     The rows of a unit, in every table that has some, are random directions, the same ones in all sessions,
     times its loadings on the principal components of its session's counts; a tenth of the random rows stays.
+    `share_electrodes` comes after it: where an earlier session has the electrode, that one's row is taken.
     So the first step sees what units share, a few signals with little noise, and not a hundred units.
     The paper starts all rows at random.
 

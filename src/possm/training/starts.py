@@ -122,8 +122,8 @@ def components_start(decoder: Decoder, recordings: Sequence[Recording], extended
 
 
 def _principal_axes(table: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean of rows, and (NUM_COMPONENTS, size) their principal axes, each as long as rows deviate along it,
-    with a positive third moment: the sign of an axis is arbitrary."""
+    """Mean of rows, and at most NUM_COMPONENTS of their principal axes, each as long as rows deviate along
+    it, with a positive third moment: the sign of an axis is arbitrary."""
     rows = table.flatten(1).double().cpu()
     mean = rows.mean(dim=0)
     _, size, axes = torch.linalg.svd(rows - mean, full_matrices=False)
