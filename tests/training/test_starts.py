@@ -12,6 +12,7 @@ import toys
 from possm.baselines.speech_gru import SpeechGru, SpeechGruConfig
 from possm.data.components import component_loadings
 from possm.data.recording import Binned
+from possm.data.vocabulary import Vocabulary
 from possm.errors import ConfigError
 from possm.training.config import TrainConfig
 from possm.training.finetune import FinetuneConfig, adapted_start
@@ -206,7 +207,7 @@ def test_days_of_an_array_begin_alike_by_components_too():
 
 def test_rows_must_be_there_to_begin(tmp_path):
     with pytest.raises(ConfigError, match="unit-start random"):
-        begin_by_components(SpeechGru(SpeechGruConfig(), num_units=4, num_sessions=1), [])
+        begin_by_components(SpeechGru(SpeechGruConfig(), num_units=4, num_sessions=1), Vocabulary(), [])
     with pytest.raises(ConfigError, match="unit_start"):
         TrainConfig(behavior=("vel",), unit_start="electrode")
     closed = PRESETS["wiener"](TrainConfig(behavior=("vel",), unit_start="components"))

@@ -15,12 +15,10 @@ from torch import Tensor, nn
 
 from possm.baselines.lags import Bins, bin_recording
 from possm.batch import Tokens
+from possm.data.caps import usual_most
 from possm.data.recording import Recording
 from possm.data.vocabulary import Vocabulary
 from possm.errors import RecordingError
-
-CAP_PERCENTILE = 99.5
-"""No count counts for more than this percentile of its unit's training chunks (and 1)."""
 
 
 class Columns(NamedTuple):
@@ -134,7 +132,7 @@ def normalisation(recording: Recording, bins: Bins) -> Normalisation:
             about=recording.name,
             fix="shorten the chunk, or give the train split more time",
         )
-    cap = np.maximum(np.percentile(values, CAP_PERCENTILE, axis=0), 1.0)
+    cap = usual_most(values)
     values = np.minimum(values, cap)
     std = values.std(axis=0)
     return Normalisation(values.mean(axis=0), np.where(std > 0, std, 1.0), cap)

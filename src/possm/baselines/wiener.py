@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from possm.baselines.lags import Bins, Design, bin_recording
+from possm.data.caps import CAP_PERCENTILE, usual_most
 from possm.data.recording import Intervals, Recording
 from possm.errors import ConfigError, RecordingError
 
@@ -32,7 +33,7 @@ class WienerConfig:
     """Numbers of lags to try."""
     strengths: tuple[float, ...] = STRENGTHS
     """Ridge strengths to try, against z-scored inputs and the sum of squares over the training samples."""
-    cap_percentile: float | None = 99.5
+    cap_percentile: float | None = CAP_PERCENTILE
     """No count above this percentile of the unit's training bins (and 1); None caps nothing."""
     bin_ms: float = 50.0
     """Length of a bin where the recording has spike times; a binned recording keeps its own bins."""
@@ -254,7 +255,7 @@ def _ceiling(bins: Bins, train: Intervals, percentile: float | None) -> np.ndarr
     """(units,) cap of every unit; at least 1, for the percentile of a rarely firing unit is 0."""
     if percentile is None:
         return np.full(bins.values.shape[1], np.inf)
-    return np.maximum(np.percentile(bins.values[bins.inside(train)], percentile, axis=0), 1.0)
+    return usual_most(bins.values[bins.inside(train)], percentile)
 
 
 def _bins(recording: Recording, config: WienerConfig) -> Bins:

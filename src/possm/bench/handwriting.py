@@ -236,16 +236,11 @@ def train_and_decide(job: Job, folder: Path, *, runs: Path) -> Sequence[Mapping[
 def scratch_config(decoder: str, seed: int) -> TrainConfig:
     """Settings of training from scratch: the decoder's own, with windows, batch and augmentation of the
     bench, its start of units, and for POSSM its width, rate of tokens and dropout."""
-    config = TrainConfig(behavior=(LABEL,), seed=seed)
-    return _suited(PRESETS[decoder](config))
-
-
-def _suited(config: TrainConfig) -> TrainConfig:
+    config = PRESETS[decoder](TrainConfig(behavior=(LABEL,), seed=seed))
     if isinstance(config.decoder, PossmConfig):
-        decoder = replace(config.decoder, width=WIDTH, dropout=DROPOUT)
-        config = replace(config, decoder=decoder, optim=replace(config.optim, token_rate=TOKEN_RATE))
-    config = replace(config, window_s=WINDOW_S, batch_size=BATCH, augment=AUGMENT)
-    return replace(config, unit_start=UNIT_START)
+        wide = replace(config.decoder, width=WIDTH, dropout=DROPOUT)
+        config = replace(config, decoder=wide, optim=replace(config.optim, token_rate=TOKEN_RATE))
+    return replace(config, window_s=WINDOW_S, batch_size=BATCH, augment=AUGMENT, unit_start=UNIT_START)
 
 
 def few_trials(config: HandwritingBench, *, per_class: int, seed: int) -> Recording:

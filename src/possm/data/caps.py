@@ -23,6 +23,8 @@ from possm.errors import RecordingError
 
 logger = logging.getLogger(__name__)
 
+CAP_PERCENTILE = 99.5
+"""Of its counts, what a unit says at most unless told otherwise, and 1."""
 MANY = 3.0
 """Chunks in which nearly all units fire, and together this many times as much as in a usual chunk (the
 median), are artefacts,"""
@@ -51,7 +53,9 @@ class Caps:
         return f"{self.cut:.0f} of {self.total:.0f} spikes ({share:.2%}) beyond their caps{together}"
 
 
-def fit_caps(recording: Recording, *, chunk_ms: int, percentile: float = 99.5, split: str = "train") -> Caps:
+def fit_caps(
+    recording: Recording, *, chunk_ms: int, percentile: float = CAP_PERCENTILE, split: str = "train"
+) -> Caps:
     """The percentile of each unit's counts per chunk, rounded up, and 1 where that is 0.
 
     Args:
@@ -66,9 +70,15 @@ def fit_caps(recording: Recording, *, chunk_ms: int, percentile: float = 99.5, s
     require(0 < percentile <= 100, "cap_percentile", percentile, "above 0, at most 100")
     counts = chunk_counts(recording, chunk_ms=chunk_ms, split=split)
     together = synchronous_chunks(counts)
-    most = np.maximum(np.ceil(np.percentile(counts[~together], percentile, axis=0)), 1.0)
+    most = np.ceil(usual_most(counts[~together], percentile))
     cut = np.maximum(counts - most, 0).sum(dtype=np.float64)
     return Caps(most, float(cut), float(counts.sum(dtype=np.float64)), int(together.sum()))
+
+
+def usual_most(counts: np.ndarray, percentile: float = CAP_PERCENTILE) -> np.ndarray:
+    """(units,) the percentile of each unit's counts, and 1 where that is less; of (chunks, units) counts."""
+    most: np.ndarray = np.maximum(np.percentile(counts, percentile, axis=0), 1.0)
+    return most
 
 
 def synchronous_chunks(counts: np.ndarray) -> np.ndarray:
@@ -113,13 +123,18 @@ def interval_counts(recording: Recording, *, chunk_ms: int, split: str) -> list[
     parts = []
     for start_s, end_s in recording.split(split):
         number = int((end_s - start_s) * 1000 / chunk_ms + 1e-6)
-        edges_s = chunk_edges_s(start_s, first=0, count=number, chunk_ms=chunk_ms)
-        times_s, unit, count = recording.tokens(start_s, float(edges_s[-1]))
-        chunk = np.searchsorted(edges_s, times_s, side="right") - 1
-        key, size = chunk * recording.num_units + unit, number * recording.num_units
-        total = np.bincount(key[chunk < number], weights=count[chunk < number], minlength=size)
-        parts.append(total.astype(np.float32).reshape(number, recording.num_units))
+        parts.append(counts_from(recording, start_s, number, chunk_ms=chunk_ms))
     return parts
+
+
+def counts_from(recording: Recording, start_s: float, number: int, *, chunk_ms: int) -> np.ndarray:
+    """(number, units) float32: spikes per chunk of so many chunks from a time on."""
+    edges_s = chunk_edges_s(start_s, first=0, count=number, chunk_ms=chunk_ms)
+    times_s, unit, count = recording.tokens(start_s, float(edges_s[-1]))
+    chunk = np.searchsorted(edges_s, times_s, side="right") - 1
+    key, size = chunk * recording.num_units + unit, number * recording.num_units
+    total = np.bincount(key[chunk < number], weights=count[chunk < number], minlength=size)
+    return total.astype(np.float32).reshape(number, recording.num_units)
 
 
 def capped(key: np.ndarray, count: np.ndarray, most: np.ndarray) -> np.ndarray:

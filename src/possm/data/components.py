@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from possm.config import require
-from possm.data.caps import interval_counts, synchronous_chunks
+from possm.data.caps import interval_counts, synchronous_chunks, usual_most
 from possm.data.recording import Recording
 from possm.errors import RecordingError
 
@@ -18,7 +18,6 @@ NUM_COMPONENTS = 8
 """As many as a movement's velocity, speed and position, its plan and what units share besides."""
 SMOOTH_S = 0.05
 """Deviation of the Gaussian that counts are smoothed with: what units share is slower than their noise."""
-CAP_PERCENTILE = 99.5
 MIN_S = 10.0
 """Less shows nothing worth the name."""
 
@@ -59,7 +58,7 @@ def component_loadings(
         )
     counts = np.concatenate(parts)
     used = ~synchronous_chunks(counts)
-    most = np.maximum(np.percentile(counts[used], CAP_PERCENTILE, axis=0), 1)
+    most = usual_most(counts[used])
     edges = np.cumsum([len(part) for part in parts])[:-1]
     smooth = [
         _smoothed(np.sqrt(np.minimum(part, most)), good, chunk_ms / 1000)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from possm.data.caps import counts_from, usual_most
 from possm.data.recording import Recording
 from possm.data.scaling import Scaling
 from possm.errors import RecordingError
@@ -20,7 +21,6 @@ LAGS_S = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3)
 """How much later than the spikes behavior is looked at: motor cortex leads movement by about 0.1 s."""
 MOST_ACTIVE = 0.7
 """Chunks in which more than this share of the units speaks are left out: bursts on all channels at once."""
-CAP_PERCENTILE = 99.5
 MIN_CHUNKS = 200
 """Fewer give no tuning worth the name."""
 
@@ -73,7 +73,7 @@ def tuning_features(
     Raises:
         RecordingError: A behavior is missing, or too little is left of the stretch.
     """
-    counts, times_s = _counts(recording, stretch, chunk_ms / 1000)
+    counts, times_s = _counts(recording, stretch, chunk_ms)
     parts, good = [], (counts > 0).mean(axis=1) <= MOST_ACTIVE
     for name in behaviors:
         scaling = Scaling.fit([recording], name)
@@ -92,7 +92,7 @@ def tuning_features(
             fix="calibrate for longer, or --start electrode or random",
         )
     counts, behavior = counts[good], np.concatenate(parts, axis=1)[good]
-    counts = np.minimum(counts, np.maximum(np.percentile(counts, CAP_PERCENTILE, axis=0), 1))
+    counts = np.minimum(counts, usual_most(counts))
     covariance = (counts - counts.mean(axis=0)).T @ (behavior - behavior.mean(axis=0)) / len(counts)
     rate, deviation = (
         counts.mean(axis=0) + 0.02,
@@ -115,14 +115,13 @@ def pieces(recording: Recording, split: str, piece_s: float, most: int) -> list[
 
 
 def _counts(
-    recording: Recording, stretch: tuple[float, float], chunk_s: float
+    recording: Recording, stretch: tuple[float, float], chunk_ms: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(chunks, units) counts, and (chunks,) the middle of each chunk."""
-    number = max(1, int((stretch[1] - stretch[0]) / chunk_s + 1e-6))
-    times_s, unit, count = recording.tokens(stretch[0], stretch[0] + number * chunk_s)
-    row = np.clip(((times_s - stretch[0]) / chunk_s).astype(int), 0, number - 1)
-    flat = np.bincount(row * recording.num_units + unit, count, minlength=number * recording.num_units)
-    return flat.reshape(number, recording.num_units), stretch[0] + (np.arange(number) + 0.5) * chunk_s
+    """(chunks, units) float64 counts, and (chunks,) the middle of each chunk."""
+    start_s, end_s = stretch
+    number = max(1, int((end_s - start_s) * 1000 / chunk_ms + 1e-6))
+    counts = counts_from(recording, start_s, number, chunk_ms=chunk_ms).astype(np.float64)
+    return counts, start_s + (np.arange(number) + 0.5) * chunk_ms / 1000
 
 
 def _at(

@@ -50,8 +50,14 @@ def fit_closed_form(
 
     Raises:
         RecordingError: Validation R2 is not defined, or a recording cannot be used by this decoder.
-        ConfigError: The folder holds a run of other settings.
+        ConfigError: The folder holds a run of other settings, or rows of units shall begin somewhere.
     """
+    if config.unit_start != "random":
+        raise ConfigError(
+            "this decoder is fitted in one go and has no rows of units to begin",
+            got=f"unit_start {config.unit_start!r}",
+            fix="--unit-start random",
+        )
     config = replace(
         config, decoder=replace(config.decoder, behaviors=behavior_configs(recordings, config.behavior))
     )

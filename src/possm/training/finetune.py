@@ -33,6 +33,7 @@ from possm.training.extend import Extended, extend_decoder
 from possm.training.finetune_config import FinetuneConfig
 from possm.training.lora import make_low_rank
 from possm.training.memory import keep_freed_memory
+from possm.training.optim import part_of
 from possm.training.preflight import behavior_configs, check_run
 from possm.training.run import Run
 from possm.training.start import Phase, Start
@@ -153,7 +154,7 @@ def _phases(extended: Extended, config: FinetuneConfig) -> tuple[Phase, ...]:
     later = frozenset(
         name
         for name, _ in extended.model.named_parameters()
-        if name in extended.tables or not name.startswith(("token.", "encoder."))
+        if name in extended.tables or part_of(name) == "other"
     )
     whole = later if config.keep_encoder else None
     return (*first, Phase("full", share=1 - config.units_share, trained=whole, rate=config.full_rate))

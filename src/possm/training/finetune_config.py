@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from possm.config import require
 from possm.data.augment import AugmentConfig
+from possm.data.caps import CAP_PERCENTILE
 from possm.model.contract import DecoderConfig
 from possm.training.config import TrainConfig
 from possm.training.optim import OptimConfig
@@ -43,7 +44,7 @@ class FinetuneConfig:
     scaling: str = "auto"
     """Of behaviors in a new session: "decoder", the decoder's; "own", fitted on the calibration; "auto", its
     own where it is of another physical unit, twice as wide or narrow, or a deviation away."""
-    cap_percentile: float | None = 99.5
+    cap_percentile: float | None = CAP_PERCENTILE
     """No new unit says more in a chunk than this percentile of its counts in the calibration, and 1: bursts
     on all channels at once ruin what is made of minutes. None caps nothing."""
     steps: int = 300

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from possm.data.recording import Recording
-from possm.errors import ConfigError
 from possm.training.closed import fit_closed_form, is_closed_form
 from possm.training.config import Progress, TrainConfig, TrainResult
 from possm.training.distributed import joined
@@ -47,12 +46,6 @@ def train(
     keep_freed_memory()
     recordings = gather(recordings, config)
     if is_closed_form(config):
-        if config.unit_start != "random":
-            raise ConfigError(
-                "this decoder is fitted in one go and has no rows of units to begin",
-                got=f"unit_start {config.unit_start!r}",
-                fix="--unit-start random",
-            )
         return fit_closed_form(recordings, config, Path(out), progress=progress)
     with joined(config.device) as processes:
         return Run(fresh_start(recordings, config), Path(out), processes).run(progress)

@@ -82,7 +82,7 @@ def make_optimizer(
     layers = [module for module in model.modules() if isinstance(module, (nn.Linear, nn.RNNBase))]
     matrices = {id(p) for layer in layers for p in layer.parameters(recurse=False) if p.ndim >= 2}
     named = dict(model.named_parameters())
-    if config.centre_units and not any(_part(name) == "unit" for name in named):
+    if config.centre_units and not any(part_of(name) == "unit" for name in named):
         raise ConfigError(
             "the decoder has no rows of units to centre",
             got=type(model).__name__,
@@ -90,7 +90,7 @@ def make_optimizer(
             fix="--no-centre-units",
         )
     by_row = {id(p) for p in tables_of(model)} | {id(named[name]) for name in tables if name in named}
-    part = {id(p): _part(name) for name, p in named.items()}
+    part = {id(p): part_of(name) for name, p in named.items()}
     scale = {"unit": config.unit_rate or config.token_rate, "token": config.token_rate, "other": 1.0}
     trained = [p for p in model.parameters() if p.requires_grad]
     kinds = {id(p): (id(p) in by_row, part[id(p)], id(p) in matrices) for p in trained}
@@ -114,8 +114,8 @@ def make_optimizer(
     )
 
 
-def _part(name: str) -> str:
-    """Which rate a parameter has."""
+def part_of(name: str) -> str:
+    """What a parameter belongs to, by its name: rows of units ("unit"), "token" (and encoder), or "other"."""
     if name.startswith("token.unit."):
         return "unit"
     return "token" if name.startswith(("token.", "encoder.")) else "other"

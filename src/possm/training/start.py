@@ -102,7 +102,7 @@ def fresh_start(recordings: Sequence[Recording], config: TrainConfig) -> Start:
     model = build_decoder(config.decoder, **sizes)
     model.fit_inputs(recordings, vocabulary)
     if config.unit_start == "components":
-        begin_by_components(model, recordings)
+        begin_by_components(model, vocabulary, recordings)
     if isinstance(model, Possm):
         share_electrodes(model.token.unit.weight, recordings)
     return Start(
@@ -119,7 +119,7 @@ def fresh_start(recordings: Sequence[Recording], config: TrainConfig) -> Start:
 
 
 @torch.no_grad()
-def begin_by_components(model: DecoderModel, recordings: Sequence[Recording]) -> None:
+def begin_by_components(model: DecoderModel, vocabulary: Vocabulary, recordings: Sequence[Recording]) -> None:
     """Let units begin apart by which of them go together, instead of at random.
 
     The rows of a unit, in every table that has some, are random directions, the same ones in all sessions,
@@ -130,7 +130,8 @@ def begin_by_components(model: DecoderModel, recordings: Sequence[Recording]) ->
 
     Args:
         model: With random weights; changed in place.
-        recordings: In the order of the vocabulary.
+        vocabulary: Where the rows of these recordings are.
+        recordings: Whose units begin.
 
     Raises:
         ConfigError: The model has no rows of units.
@@ -144,16 +145,14 @@ def begin_by_components(model: DecoderModel, recordings: Sequence[Recording]) ->
             got=kind_of(model.config),
             fix="--unit-start random",
         )
-    known, loadings = Vocabulary(), []
-    for recording in recordings:
-        known = known.extend([recording])
-        loadings.append(torch.from_numpy(component_loadings(recording, chunk_ms=model.config.chunk_ms)))
+    chunk_ms = model.config.chunk_ms
+    loadings = [torch.from_numpy(component_loadings(each, chunk_ms=chunk_ms)) for each in recordings]
     for table in tables:
         width, size = table[0].numel(), COMPONENT_SIZE * float(table.std())
         number = min(NUM_COMPONENTS, width)
         directions = torch.linalg.qr(torch.randn(width, number))[0].T * math.sqrt(width / number)
         for recording, found in zip(recordings, loadings, strict=True):
-            rows, number = known.unit_rows(recording), min(len(directions), found.shape[1])
+            rows, number = vocabulary.unit_rows(recording), min(len(directions), found.shape[1])
             made = found[:, :number].to(directions) @ directions[:number]
             table[rows] = REMAINDER * table[rows] + size * made.view(-1, *table.shape[1:]).to(table)
 

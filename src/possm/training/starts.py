@@ -75,18 +75,14 @@ def tuning_start(decoder: Decoder, recordings: Sequence[Recording], extended: Ex
             wanted=f"a decoder pretrained on {MIN_SESSIONS} sessions or more",
             fix="--start electrode or --start random",
         )
-    old, new = dict(decoder.model.named_parameters()), dict(extended.model.named_parameters())
-    units, sessions = 0, {}
+    new = dict(extended.model.named_parameters())
+    units = 0
     for recording in recordings:
         rows = torch.from_numpy(extended.vocabulary.unit_rows(recording))
         for name, values in rows_from_tuning(decoder.unit_map, recording).items():
             new[name][rows] = torch.from_numpy(values).to(new[name])
         units += len(rows)
-        sessions[recording.session_id] = "mean"
-        row = extended.vocabulary.session_row(recording.session_id)
-        for name in (name for name, kind in extended.tables.items() if kind == "sessions"):
-            new[name][row] = old[name].mean(dim=0).to(new[name])
-    return Begun({"tuning": units}, sessions)
+    return Begun({"tuning": units}, _sessions_at_the_mean(decoder, recordings, extended))
 
 
 @torch.no_grad()
@@ -115,10 +111,18 @@ def components_start(decoder: Decoder, recordings: Sequence[Recording], extended
             number = min(len(axis), found.shape[1])
             made = mean + found[:, :number] @ axis[:number]
             new[name][rows] = made.view(len(rows), *new[name].shape[1:]).to(new[name])
-        row = extended.vocabulary.session_row(recording.session_id)
-        for name in extended.tables.keys() - units:
-            new[name][row] = old[name].mean(dim=0).to(new[name])
-    return Begun({"components": begun}, {recording.session_id: "mean" for recording in recordings})
+    return Begun({"components": begun}, _sessions_at_the_mean(decoder, recordings, extended))
+
+
+def _sessions_at_the_mean(
+    decoder: Decoder, recordings: Sequence[Recording], extended: Extended
+) -> dict[str, str]:
+    """Begin rows of new sessions at the mean of all that are known; what `Begun.sessions` says of that."""
+    old, new = dict(decoder.model.named_parameters()), dict(extended.model.named_parameters())
+    rows = [extended.vocabulary.session_row(recording.session_id) for recording in recordings]
+    for name in (name for name, kind in extended.tables.items() if kind == "sessions"):
+        new[name][rows] = old[name].mean(dim=0).to(new[name])
+    return {recording.session_id: "mean" for recording in recordings}
 
 
 def _principal_axes(table: Tensor) -> tuple[Tensor, Tensor]:
