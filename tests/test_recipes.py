@@ -198,3 +198,34 @@ def test_the_command(brainsets, tmp_path, capsys):
     assert config["decoder"]["lead_ms"] == 0
     assert main(["train", str(brainsets), "--recipe", "pretrian", "--out", str(tmp_path)]) == 2
     assert "did you mean 'pretrain'?" in capsys.readouterr().err
+
+
+def test_recipes_are_the_papers_encoder():
+    """No token at rest, which the paper does not have."""
+    for name, make in recipes.TRAINING.items():
+        assert make().decoder.rest == 0, name
+
+
+def test_on_recordings_of_ones_own(tmp_path, capsys, caplog):
+    """What only the paper's recordings have is left out and said; the rest of the recipe stands."""
+    plain = replace(SIMULATED["center_out"], intervals=SIMULATED["center_out"].intervals.copy())
+    for name in [name for name in plain.intervals if name.startswith("movement_phases")]:
+        del plain.intervals[name]
+    write_hdf5(replace(plain, session_id="mine"), tmp_path / "mine.h5")
+    write_hdf5(replace(plain, session_id="new"), tmp_path / "new.h5")
+    small = ["--width", "8", "--hidden", "8", "--epochs", "1", "--batch-size", "8", "--device", "cpu"]
+    for recipe in ("pretrain", "single-co"):
+        out = tmp_path / recipe
+        status = main(["train", str(tmp_path / "mine.h5"), "--recipe", recipe, "--out", str(out), *small])
+        assert status == 0, capsys.readouterr().err
+    assert "cursor_outlier_segments" in caplog.text
+    settings = load_decoder(out / "decoder.safetensors").provenance["training"]
+    assert settings["interval_weights"] == {}
+    assert settings["evaluate_within"] is None
+    words = [out / "decoder.safetensors", tmp_path / "new.h5", "--out", tmp_path / "ft"]
+    assert main(["finetune", *map(str, words), "--recipe", "units-co", "--steps", "2"]) == 0
+
+
+def test_recordings_of_the_paper_keep_all_of_a_recipe(brainsets):
+    recordings = open_recordings(recipes.pretraining_files(brainsets))
+    assert recipes.suited(recipes.pretrain(), recordings) == recipes.pretrain()

@@ -72,6 +72,11 @@ class Decoder:
         """Where it computes."""
         return next(itertools.chain(self.model.parameters(), self.model.buffers())).device
 
+    @property
+    def renames(self) -> tuple[str, ...]:
+        """What it called behaviors when it was trained, ``old=new``; for `data.collection.renamed`."""
+        return tuple(self.provenance.get("training", {}).get("rename", ()))
+
     def scaling_of(self, session_id: str) -> dict[str, Scaling]:
         """By behavior, for one session."""
         return scaling_of(session_id, self.scaling, self.session_scaling)

@@ -17,7 +17,6 @@ from possm import __version__
 from possm.errors import ConfigError, PossmError
 
 if TYPE_CHECKING:
-    from possm.checkpoint import Decoder
     from possm.training.loop import Progress
 
 USAGE_ERROR = 2
@@ -293,6 +292,8 @@ def _train(decoder_name: str = "", recipe_name: str = "") -> Callable[..., None]
         if recipe == "pretrain" and len(paths) == 1 and paths[0].is_dir():
             paths = recipes.pretraining_files(paths[0])
         loaded = open_recordings(paths, skip_bad=config.skip_bad)
+        if recipe:
+            config = recipes.suited(config, loaded)
         try:
             result = run_training(loaded, config, out, progress=_progress_bar())
         except KeyboardInterrupt:
@@ -352,12 +353,13 @@ def _finetune(recipe_name: str = "") -> Callable[..., None]:
                 other options; docs/pretraining.md describes them.
         """
         from possm.checkpoint import load_decoder
-        from possm.data.collection import open_recordings, renamed
+        from possm.data.collection import open_recordings
         from possm.training.finetune import finetune as run_finetuning
 
-        del recipe  # it chose the defaults before this function was made
         pretrained = load_decoder(decoder)
-        loaded = renamed(open_recordings(_some(recordings)), _renames(pretrained), strict=False)
+        loaded = open_recordings(_some(recordings))
+        if recipe:
+            config = recipes.suited(config, loaded)
         try:
             result = run_finetuning(pretrained, loaded, config, out, progress=_progress_bar())
         except KeyboardInterrupt:
@@ -403,7 +405,7 @@ def _evaluate() -> Callable[..., None]:
 
         loaded = load_decoder(decoder)
         opened = [load_recording(path, lazy=False) for path in _some(recordings)]
-        opened = renamed(opened, _renames(loaded), strict=False)
+        opened = renamed(opened, loaded.renames, strict=False)
         result = assess(loaded, opened, split=split, within=within, warmup_s=warmup_s, wiener=wiener)
         facts = {"file": str(decoder), "within": within or f"the whole {split} split"}
         report = write_assessment(
@@ -761,12 +763,6 @@ def _some(paths: tuple[Path, ...]) -> tuple[Path, ...]:
     if not paths:
         raise ConfigError("no recording given", wanted="one or more files")
     return paths
-
-
-def _renames(decoder: "Decoder") -> Sequence[str]:
-    """What its training called behaviors."""
-    rules: Sequence[str] = decoder.provenance.get("training", {}).get("rename", ())
-    return rules
 
 
 def _metrics(path: Path) -> list[dict[str, Any]]:

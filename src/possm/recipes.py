@@ -16,20 +16,23 @@ Handwriting and speech come from Dryad: docs/clinical-data.md.
 
 What the paper and its released code say is set as they say it; what they leave open, and where this package
 differs, is said with the setting. In all recipes AdamW stands in for the LAMB of the released code, with the
-same schedule, and targets are scaled by what is measured in each dataset, not by 20, 100, 200 and 800.
+same schedule, and targets are scaled by what is measured in each dataset, not by 20, 100, 200 and 800. The
+output of the encoder is scaled on a first batch (`Encoder.spread`), and units of one electrode begin alike in
+all sessions of an array; there is no token at rest.
 None has been run on the published data here; the expected scores are those of the paper.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from possm.data.augment import AugmentConfig
+from possm.data.recording import Recording
 from possm.errors import ConfigError
 from possm.model.decoder import PossmConfig
 from possm.training.config import TrainConfig
@@ -37,6 +40,8 @@ from possm.training.finetune_config import FinetuneConfig
 from possm.training.optim import OptimConfig
 
 logger = logging.getLogger(__name__)
+
+Settings = TypeVar("Settings", TrainConfig, FinetuneConfig)
 
 VELOCITY, CHARACTER, PHONEMES = "cursor.vel", "trials.character", "trials.phonemes"
 RENAME = ("hand.vel=cursor.vel",)
@@ -107,7 +112,7 @@ def single_session(task: str = "center_out") -> TrainConfig:
     under 30 min of one RTX 8000.
 
     The released code trains a session with the large model under these settings, the paper says the small
-    one; `decoder=PossmConfig.large(lead_ms=0)` is the other.
+    one; `decoder=PossmConfig.large(lead_ms=0, rest=0.0)` is the other.
 
     Args:
         task: "center_out" or "random_target".
@@ -115,7 +120,7 @@ def single_session(task: str = "center_out") -> TrainConfig:
     weights = _weights(task)
     return TrainConfig(
         behavior=(VELOCITY,),
-        decoder=PossmConfig(lead_ms=0),
+        decoder=PossmConfig(lead_ms=0, rest=0.0),
         window_s=1.0,
         batch_size=128,
         epochs=1000,
@@ -139,7 +144,7 @@ def pretrain() -> TrainConfig:
     """
     return TrainConfig(
         behavior=(VELOCITY,),
-        decoder=PossmConfig.large(lead_ms=0),
+        decoder=PossmConfig.large(lead_ms=0, rest=0.0),
         window_s=1.0,
         batch_size=256,
         epochs=100,
@@ -207,7 +212,7 @@ def handwriting() -> TrainConfig:
     """
     return TrainConfig(
         behavior=(CHARACTER,),
-        decoder=PossmConfig(lead_ms=0),
+        decoder=PossmConfig(lead_ms=0, rest=0.0),
         window_s=1.0,
         batch_size=256,
         epochs=1000,
@@ -254,6 +259,7 @@ def speech(*, offline: bool = False) -> TrainConfig:
         offline: Two directions, as in the paper's appendix: better, but nothing for a stream.
     """
     decoder = PossmConfig(
+        rest=0.0,
         chunk_ms=20,
         backbone="bigru" if offline else "gru",
         inputs=("counts",),
@@ -295,6 +301,26 @@ FINETUNING: dict[str, Callable[[], FinetuneConfig]] = {
     "handwriting": handwriting_from_reaching,
 }
 """What `possm finetune --recipe` takes."""
+
+
+def suited(config: Settings, recordings: Sequence[Recording]) -> Settings:
+    """A recipe for recordings that are not those of the paper: without loss weights and evaluation inside
+    intervals that none of them has. What is left out is logged.
+
+    Args:
+        config: Of a recipe, perhaps changed.
+        recordings: That are to be trained on.
+    """
+    there = {name for recording in recordings for name in recording.intervals}
+    foreign = [name for name in config.interval_weights if name not in there]
+    within = config.evaluate_within
+    if foreign:
+        logger.warning("no recording has %s: not weighted as in the recipe", ", ".join(foreign))
+    if within is not None and not (there | {"*"}) & set(within.split("|")):
+        logger.warning("no recording has %s: all of a split is scored", within)
+        within = None
+    weights = {name: weight for name, weight in config.interval_weights.items() if name in there}
+    return replace(config, interval_weights=weights, evaluate_within=within)
 
 
 def pretraining_files(folder: str | Path) -> list[Path]:

@@ -21,7 +21,12 @@ from possm.data.formats.hdf5 import write_hdf5
 from possm.data.loader import SampleMaker
 from possm.data.scaling import Scaling
 from possm.data.vocabulary import Vocabulary
+from possm.errors import ConfigError, PossmError
+from possm.training.config import TrainConfig
+from possm.training.distributed import joined
+from possm.training.loop import train
 from possm.training.losses import loss_weights, total_loss
+from possm.training.presets import PRESETS
 
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available(), reason="this torch has no torch.distributed"
@@ -106,6 +111,28 @@ def test_a_process_that_dies_ends_the_run_and_another_number_goes_on(files, tmp_
     whole = tmp_path / "whole"
     assert run(1, *files, *OPTIONS.split(), "--out", str(whole)).returncode == 0
     assert metrics(out)[-1]["train_loss"] == pytest.approx(metrics(whole)[-1]["train_loss"], abs=1e-5)
+
+
+def test_a_fault_of_ones_own_is_not_blamed_on_another(monkeypatch):
+    """Such as memory that does not suffice; what is known of another process is."""
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend: None)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 0)
+    with pytest.raises(RuntimeError, match="shapes do not fit"), joined("cpu"):
+        raise RuntimeError("shapes do not fit")
+    closed = RuntimeError("[/third_party/gloo/transport/tcp/pair.cc:547] Connection closed by peer")
+    for error in (closed, torch.distributed.DistBackendError("NCCL")):
+        with pytest.raises(PossmError, match="one of them is gone"), joined("cpu"):
+            raise error
+
+
+def test_what_is_fitted_in_one_go_is_so_by_one_process(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    config = PRESETS["wiener"](TrainConfig(behavior=("vel",)))
+    with pytest.raises(ConfigError, match="one process"):
+        train([toys.recording(seconds=30)], config, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_parts_of_a_batch_make_the_batch_and_shares_make_its_loss():

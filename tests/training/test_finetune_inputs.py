@@ -65,6 +65,27 @@ def test_a_session_listed_twice(tmp_path):
     refused(ConfigError, [OLD[0], OLD[0]], config_of(again=True), tmp_path, "same session")
 
 
+def test_a_behavior_of_another_name_is_renamed_and_stays_so(tmp_path):
+    """As told now, and as the decoder was told when it was trained; the adapted one knows both."""
+    told = replace(DECODER, provenance={"training": {"rename": ["speed=vel"]}})
+    new = [
+        replace(NEW, session_id=name, signals={name: NEW.signals["vel"]}) for name in ("speed", "velocity")
+    ]
+    result = finetune(told, new, config_of(rename=("velocity=vel",)), tmp_path)
+    decoder = load_decoder(result.path)
+    assert decoder.renames == ("speed=vel", "velocity=vel")
+    assert {"speed", "velocity"} <= set(decoder.vocabulary.sessions)
+
+
+def test_advice_is_of_options_that_adapting_has(tmp_path):
+    other = replace(NEW, signals={"speed": NEW.signals["vel"]})
+    error = refused(RecordingError, [other], config_of(), tmp_path, "no behavior 'vel'")
+    assert "--rename" in error.fix
+    assert "--allow-missing" not in error.fix
+    assert FinetuneConfig().rename == ()
+    refused(ConfigError, [NEW], config_of(rename=("speed=vel", "x=y")), tmp_path, "changes nothing")
+
+
 def test_a_behavior_that_is_not_there(tmp_path):
     gone = replace(NEW, signals={"force": NEW.signals["vel"]})
     error = refused(RecordingError, [gone], config_of(), tmp_path, "no behavior 'vel'")

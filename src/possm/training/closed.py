@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -50,13 +51,20 @@ def fit_closed_form(
 
     Raises:
         RecordingError: Validation R2 is not defined, or a recording cannot be used by this decoder.
-        ConfigError: The folder holds a run of other settings, or rows of units shall begin somewhere.
+        ConfigError: The folder holds a run of other settings, rows of units shall begin somewhere, or there
+            are several processes.
     """
     if config.unit_start != "random":
         raise ConfigError(
             "this decoder is fitted in one go and has no rows of units to begin",
             got=f"unit_start {config.unit_start!r}",
             fix="--unit-start random",
+        )
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ConfigError(
+            "this decoder is fitted in one go, by one process",
+            got=f"{os.environ['WORLD_SIZE']} processes",
+            fix="leave out torchrun",
         )
     config = replace(
         config, decoder=replace(config.decoder, behaviors=behavior_configs(recordings, config.behavior))

@@ -4,7 +4,7 @@
 
 The engine is PyTorch's: `torch.distributed` and DistributedDataParallel. Every process makes its own share
 of each batch; the losses, and so the weights, are those of one process that makes the whole batch. Only the
-first process scores and writes. docs/pretraining.md has the commands for several machines.
+first process scores and writes. docs/distributed.md has the commands for several machines.
 """
 
 from __future__ import annotations
@@ -107,12 +107,19 @@ def joined(device: str) -> Iterator[Processes]:
     try:
         distributed.init_process_group("nccl" if on_cuda else "gloo")
         yield Processes(distributed.get_rank(), size)
-    except RuntimeError as error:  # of a collective whose other end is gone
+    except RuntimeError as error:
+        if not _of_a_collective(error):
+            raise  # a fault of this process, which says so itself; the others will find it gone
         raise _gone(str(error).splitlines()[0]) from error
     finally:
         signal.signal(signal.SIGTERM, before)
         if distributed.is_initialized():
             distributed.destroy_process_group()
+
+
+def _of_a_collective(error: RuntimeError) -> bool:
+    """Whether it is about another process. What gloo raises has no type of its own, but names its source."""
+    return isinstance(error, distributed.DistError) or "gloo" in str(error)
 
 
 def _ended(number: int, frame: object) -> NoReturn:

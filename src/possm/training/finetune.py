@@ -22,6 +22,7 @@ from possm.checkpoint import Decoder
 from possm.config import to_json
 from possm.data.calibration import calibration
 from possm.data.caps import with_fitted_caps
+from possm.data.collection import renamed
 from possm.data.recording import Recording
 from possm.data.scaling import Scaling
 from possm.decoders import kind_of
@@ -71,9 +72,11 @@ def finetune(
 
 def adapted_start(decoder: Decoder, recordings: Sequence[Recording], config: FinetuneConfig) -> Start:
     """What a run that adapts a decoder begins with; errors as of `finetune`."""
+    recordings = renamed(renamed(recordings, decoder.renames, strict=False), config.rename)
     calibrated = [_calibration(recording, config) for recording in recordings]
-    training = config.training(config.behavior or tuple(decoder.config.behaviors), decoder.config)
-    check_run(calibrated, training, chunk_ms=decoder.config.chunk_ms)
+    asked = config.behavior or tuple(decoder.config.behaviors)
+    training = config.training(asked, decoder.config, renames=decoder.renames)
+    check_run(calibrated, training, chunk_ms=decoder.config.chunk_ms, adapting=True)
     behaviors = behavior_configs(calibrated, training.behavior)
     torch.manual_seed(config.seed)
     extended = extend_decoder(

@@ -37,6 +37,9 @@ class FinetuneConfig:
     asked."""
     behavior: tuple[str, ...] = ()
     """What to train; none named is all that the decoder decodes."""
+    rename: tuple[str, ...] = ()
+    """``old=new``, or ``session:old=new``: names of behaviors, in a new session and in the decoder. What it
+    was told when it was trained holds without being said again."""
     again: bool = False
     """Take sessions that the decoder knows already, and train their rows further."""
     keep: bool = True
@@ -101,10 +104,13 @@ class FinetuneConfig:
         require(self.anchor_decay >= 0, "anchor_decay", self.anchor_decay, "0 or more")
         require(self.patience is None or self.patience >= 1, "patience", self.patience, "1 or more")
 
-    def training(self, behavior: tuple[str, ...], decoder: DecoderConfig) -> TrainConfig:
-        """The settings that a run shares with training from scratch."""
+    def training(
+        self, behavior: tuple[str, ...], decoder: DecoderConfig, *, renames: tuple[str, ...] = ()
+    ) -> TrainConfig:
+        """The settings that a run shares with training from scratch; renames are the decoder's own."""
         return TrainConfig(
             behavior=behavior,
+            rename=tuple(dict.fromkeys((*renames, *self.rename))),
             decoder=decoder,
             window_s=self.window_s,
             batch_size=self.batch_size,

@@ -48,7 +48,12 @@ def gather(recordings: Sequence[Recording], config: TrainConfig) -> list[Recordi
 
 
 def check_run(
-    recordings: Sequence[Recording], config: TrainConfig, *, chunk_ms: int, contents: bool = True
+    recordings: Sequence[Recording],
+    config: TrainConfig,
+    *,
+    chunk_ms: int,
+    contents: bool = True,
+    adapting: bool = False,
 ) -> None:
     """Whether a run can be what its settings say.
 
@@ -57,6 +62,7 @@ def check_run(
         config: What it is told.
         chunk_ms: Step of the model.
         contents: Whether to read everything that is in the recordings.
+        adapting: A decoder that is there, so its chunks and behaviors are not to choose.
 
     Raises:
         RecordingError: A recording is damaged, lacks a split, a behavior or the evaluation intervals, or has
@@ -67,8 +73,8 @@ def check_run(
     if not recordings:
         raise ConfigError("there is no recording to train on")
     for recording in recordings if contents else ():
-        check_contents(recording, chunk_ms=chunk_ms)
-    _check_presence(recordings, config)
+        check_contents(recording, chunk_ms=chunk_ms, adapting=adapting)
+    _check_presence(recordings, config, adapting=adapting)
     for name in config.behavior:
         there = having(recordings, name, allow_missing=config.allow_missing_behaviors)
         if is_sequence(there[0], name):
@@ -86,7 +92,7 @@ def check_run(
     check_names("dataset_weights", config.dataset_weights, {r.dataset_id for r in recordings})
 
 
-def check_contents(recording: Recording, *, chunk_ms: int) -> None:
+def check_contents(recording: Recording, *, chunk_ms: int, adapting: bool = False) -> None:
     """Whether a recording is sound; what is odd about it is logged.
 
     Raises:
@@ -97,7 +103,7 @@ def check_contents(recording: Recording, *, chunk_ms: int) -> None:
         logger.warning("%s: %s", recording.name, warning)
     for split in ("train", "valid"):
         recording.split(split)
-    _check_bins(recording, chunk_ms)
+    _check_bins(recording, chunk_ms, adapting=adapting)
 
 
 def having(recordings: Sequence[Recording], behavior: str, *, allow_missing: bool) -> list[Recording]:
@@ -115,13 +121,15 @@ def _is_good(recording: Recording, config: TrainConfig) -> bool:
     return True
 
 
-def _check_presence(recordings: Sequence[Recording], config: TrainConfig) -> None:
+def _check_presence(recordings: Sequence[Recording], config: TrainConfig, *, adapting: bool) -> None:
     """Every recording has every behavior, or one at least where some may be missing."""
     for recording in recordings:
         missing = [name for name in config.behavior if not has_behavior(recording, name)]
         if missing and (len(missing) == len(config.behavior) or not config.allow_missing_behaviors):
             fix = "name one of these, or --rename one of them"
-            if len(missing) < len(config.behavior):
+            if adapting:
+                fix = "--rename OLD=NEW one of these, or --behavior what it has"
+            elif len(missing) < len(config.behavior):
                 fix += "; with --allow-missing-behaviors it trains what it has"
             raise RecordingError(
                 f"no behavior '{missing[0]}'",
@@ -182,7 +190,7 @@ def check_names(setting: str, names: Iterable[str], known: Iterable[str]) -> Non
             )
 
 
-def _check_bins(recording: Recording, chunk_ms: int) -> None:
+def _check_bins(recording: Recording, chunk_ms: int, *, adapting: bool) -> None:
     """A bin is one token at its centre. Where a chunk ends inside a bin, that token would bring spikes from
     after the end of the chunk, and the decoder would not be causal."""
     if recording.binned is None:
@@ -191,12 +199,12 @@ def _check_bins(recording: Recording, chunk_ms: int) -> None:
     lengths = [number * bin_ms for number in range(1, 1 + max(20, math.ceil(chunk_ms / bin_ms)))]
     fitting = [round(ms) for ms in lengths if abs(ms - round(ms)) < SAME_CLOCK * ms]
     if chunk_ms not in fitting:
-        near = min(fitting, key=lambda ms: abs(ms - chunk_ms), default=None)
+        near = None if adapting else min(fitting, key=lambda ms: abs(ms - chunk_ms), default=None)
         raise ConfigError(
             "a chunk does not hold a whole number of the recording's bins",
             about=recording.name,
             got=f"bins of {bin_ms:g} ms, chunks of {chunk_ms} ms",
-            fix="bin it anew, with whole milliseconds" if near is None else f"--chunk-ms {near}",
+            fix=f"bin it anew, {chunk_ms} ms or a part of it" if near is None else f"--chunk-ms {near}",
         )
 
 
