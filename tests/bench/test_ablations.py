@@ -53,6 +53,10 @@ def test_each_changes_one_thing():
         unchanged, decoder=replace(unchanged.decoder, num_context=5)
     )
     assert made["possm-gru+chunk20"].config.decoder.effective_lead_ms == 20
+    counts = made["possm-gru+counts"].config
+    assert counts == replace(unchanged, decoder=counts.decoder)
+    for name in ("backbone", "width", "hidden", "num_layers", "dropout", "effective_lead_ms"):
+        assert getattr(counts.decoder, name) == getattr(unchanged.decoder, name), name
     assert made["possm-gru+lead0"].config.decoder.strictly_causal is False
     assert made["possm-gru+lead200"].config.decoder.effective_lead_ms == 200
     assert made["possm-gru+units50"].config.augment.min_units_kept == 0.5

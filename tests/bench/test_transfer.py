@@ -9,11 +9,17 @@ import pytest
 
 import toys
 from possm.bench.transfer import TransferConfig, before_test, bench_transfer
-from possm.bench.transfer_table import ADAPTED, transfer_figure, transfer_markdown, with_choice
+from possm.bench.transfer_table import (
+    ADAPTED,
+    sessions_figure,
+    transfer_figure,
+    transfer_markdown,
+    with_choice,
+)
 from possm.data.formats.hdf5 import write_hdf5
 from possm.errors import ConfigError
 
-TINY = {"minutes": (0.5, 9.0), "steps": 4, "pretrain_steps": 4, "seeds": (0,)}
+TINY = {"minutes": (0.5, 9.0, float("inf")), "steps": 4, "pretrain_steps": 4, "seeds": (0,)}
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +41,8 @@ def test_every_mode_has_its_row_and_a_second_run_does_nothing(files, tmp_path):
     assert {row["status"] for row in report.rows} == {"ok"}
     got = {(row["mode"], row["start"], row["minutes"]) for row in report.rows}
     modes = [("scratch", None), ("units", "tuning"), ("full", "tuning"), ("lora", "tuning"), ("gru", None)]
-    assert got == {(*mode, m) for mode in [*modes, ("wiener", None)] for m in (0.5, 9.0)}
+    # not quite 48 s lie before the test split: 9 minutes and all there is are these, once
+    assert got == {(*mode, m) for mode in [*modes, ("wiener", None)] for m in (0.5, 0.78)}
     for row in report.rows:
         assert row["target"] == "day3" and row["seed"] == 0 and row["adapt_s"] > 0
         assert row["pretrain_sessions"] == (3 if row["start"] else 0)
@@ -45,6 +52,12 @@ def test_every_mode_has_its_row_and_a_second_run_does_nothing(files, tmp_path):
     lines.clear()
     again = bench_transfer(files[:3], files[3:], tmp_path, config, progress=lines.append)
     assert again.rows == report.rows and all("done already" in line for line in lines)
+
+
+def test_tuning_needs_three_sessions_and_that_is_said_before_pretraining(files, tmp_path):
+    with pytest.raises(ConfigError, match="--starts electrode"):
+        bench_transfer(files[:2], files[3:], tmp_path, TransferConfig(**TINY))
+    assert not (tmp_path / "runs").exists()
 
 
 def test_all_that_lies_before_the_test_split_is_learnt_from():
@@ -76,3 +89,26 @@ def test_what_failed_is_listed_and_the_others_stay():
     text = transfer_markdown([good, bad])
     assert "- t, full, tuning, 3, 2, seed 0: failed: killed" in text and "0.900" in text
     assert transfer_figure([good, bad])
+
+
+def test_the_gain_is_of_the_same_seeds_and_of_most_sessions():
+    row = {"target": "t", "behavior": "b", "minutes": 1, "start": None, "adapt_s": 1.0, "status": "ok"}
+    scratch = {"mode": "scratch", "pretrain_sessions": 0}
+    alone = [{**row, **scratch, "r2": r2, "valid_r2": r2, "seed": seed} for seed, r2 in ((0, 0.1), (1, 0.3))]
+    units = {"mode": "units", "start": "tuning", "valid_r2": 0.5, "seed": 0}
+    adapted = [{**row, **units, "pretrain_sessions": number, "r2": r2} for number, r2 in ((3, 0.2), (9, 0.7))]
+    text = transfer_markdown([*alone, *adapted])
+    assert "| gain of adapted over scratch | +0.600 |  |" in text
+    assert "gain of" not in transfer_markdown(adapted)
+
+
+def test_the_figure_of_sessions_has_a_line_for_every_length_of_calibration():
+    row = {"target": "t", "behavior": "b", "mode": "units", "start": "tuning", "seed": 0, "status": "ok"}
+    rows = [
+        {**row, "minutes": minutes, "pretrain_sessions": number, "r2": number + minutes / 8}
+        for minutes in (1, 2)
+        for number in (4, 8)
+    ]
+    axes = sessions_figure(rows).axes[0]
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+    assert drawn == {"1 min": [[4, 4.125], [8, 8.125]], "2 min": [[4, 4.25], [8, 8.25]]}

@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from possm.baselines.recurrent import RecurrentConfig
 from possm.bench.accuracy import write_text
 from possm.bench.accuracy_table import NONE, cost_names, costs, distinct, failures, markdown
 from possm.bench.jobs import Row
 from possm.bench.sources import Source, sources
 from possm.bench.trials import BenchConfig, Trial, base_config, run_trials
+from possm.model.decoder import PossmConfig
 from possm.training.config import TrainConfig
 from possm.training.presets import PRESETS, Preset
 
@@ -48,6 +50,16 @@ def _dropout(min_units_kept: float) -> Preset:
     return lambda config: replace(config, augment=replace(config.augment, min_units_kept=min_units_kept))
 
 
+def _counts(config: TrainConfig) -> TrainConfig:
+    """POSSM's backbone, windows, optimizer and dropout on z-scored counts: a linear map of the session in
+    place of tokens and cross-attention, and one in place of the readout."""
+    was = config.decoder
+    assert isinstance(was, PossmConfig)
+    same = {name: getattr(was, name) for name in ("chunk_ms", "lead_ms", "behaviors", "backbone", "width")}
+    same |= {name: getattr(was, name) for name in ("hidden", "num_layers", "dropout")}
+    return replace(config, decoder=RecurrentConfig(**same, input_dropout=0.0))
+
+
 def _lead(lead_ms: int) -> Change:
     return Change(_decoder(lead_ms=lead_ms), lambda source: lead_ms == 0 or lead_ms > source.chunk_ms)
 
@@ -59,6 +71,7 @@ def _has_times(source: Source) -> bool:
 CHANGES: dict[str, Change] = {
     "possm-gru+bins10": Change(fits=_has_times, bins_ms=10),
     "possm-gru+bins50": Change(fits=_has_times, bins_ms=50),
+    "possm-gru+counts": Change(_counts),
     "gru": Change(preset="gru"),
     **{f"possm-gru+k{k}": Change(_decoder(num_context=k)) for k in (1, 2, 5)},
     "possm-gru+chunk20": Change(
@@ -75,7 +88,11 @@ ABLATIONS: dict[str, dict[str, str]] = {
         "centres of 10 ms bins": "possm-gru+bins10",
         "centres of 50 ms bins": "possm-gru+bins50",
     },
-    "What the backbone reads": {"cross-attention over spikes": UNCHANGED, "binned counts": "gru"},
+    "What the backbone reads": {
+        "cross-attention over spikes": UNCHANGED,
+        "binned counts, trained in the same way": "possm-gru+counts",
+        "binned counts, tuned as a decoder of its own (`gru`)": "gru",
+    },
     "Hidden states an output looks at": {
         "1": "possm-gru+k1",
         "2": "possm-gru+k2",

@@ -17,7 +17,7 @@ from typing import Any
 from possm.bench.accuracy import write_text
 from possm.bench.jobs import Job, Row, rows_so_far, run_jobs
 from possm.bench.sources import Source, behavior_weights, sources
-from possm.bench.transfer_table import transfer_figure, transfer_markdown
+from possm.bench.transfer_table import sessions_figure, transfer_figure, transfer_markdown
 from possm.config import require
 from possm.data.augment import AugmentConfig
 from possm.data.calibration import calibration
@@ -27,11 +27,14 @@ from possm.data.recording import Recording
 from possm.errors import ConfigError
 from possm.evaluation.figures import to_png
 from possm.model.decoder import PossmConfig
-from possm.training.config import TrainConfig
+from possm.training.config import TrainConfig, TrainResult
 from possm.training.finetune_config import FinetuneConfig
 from possm.training.optim import OptimConfig
+from possm.training.unit_map import MIN_SESSIONS
 
 MODES = ("scratch", "units", "full", "lora", "gru", "wiener")
+ALONE = ("scratch", "gru", "wiener")
+"""These learn from the target alone."""
 STARTS = ("tuning", "electrode", "random")
 SCRATCH: dict[str, tuple[float, float]] = {"plain": (0.2, 0.0), "regularized": (0.4, 0.2)}
 """Candidates of "scratch": dropout, and share of spikes dropped."""
@@ -50,7 +53,8 @@ class TransferConfig:
     """What to compare, and how much of the machine to take."""
 
     minutes: tuple[float, ...] = (1, 2, 5, 10, 15)
-    """Lengths of calibration; what is longer than a target has before its test split is all it has."""
+    """Lengths of calibration. What is longer than a target has before its test split is all it has, once, and
+    its rows say how much that was; inf is all."""
     modes: tuple[str, ...] = MODES
     """What to train: "scratch" and "gru" (binned counts) and "wiener" on the target alone; "units", "lora"
     and "full" from the pretrained decoder."""
@@ -92,12 +96,15 @@ class TransferReport:
         return transfer_markdown(self.rows)
 
     def write(self, out: Path, *, figure: bool = True) -> None:
-        """transfer.json, transfer.md and transfer.png, into a folder."""
+        """transfer.json, transfer.md and transfer.png, into a folder; and sessions.png where decoders were
+        pretrained on several numbers of sessions."""
         write_text(out / "transfer.json", json.dumps(self.rows, indent=1))
         write_text(out / "transfer.md", self.text() + "\n")
-        if figure:
-            with atomic_path(out / "transfer.png") as temporary:
-                temporary.write_bytes(to_png(transfer_figure(self.rows)))
+        several = len({row["pretrain_sessions"] for row in self.rows} - {0}) > 1
+        figures = {"transfer.png": transfer_figure} | ({"sessions.png": sessions_figure} if several else {})
+        for name, draw in figures.items() if figure else ():
+            with atomic_path(out / name) as temporary:
+                temporary.write_bytes(to_png(draw(self.rows)))
 
 
 def bench_transfer(
@@ -130,6 +137,15 @@ def bench_transfer(
     if both:
         raise ConfigError("a target is among the recordings of pretraining", got=", ".join(sorted(both)))
     numbers = tuple(min(number, len(olds)) for number in config.sessions) or (len(olds),)
+    adapting = any(mode not in ALONE for mode in config.modes)
+    if adapting and "tuning" in config.starts and min(numbers) < MIN_SESSIONS:
+        raise ConfigError(
+            "no map from tuning to rows is learnt of so few sessions",
+            got=f"{min(numbers)} to pretrain on",
+            wanted=f"{MIN_SESSIONS} or more",
+            fix="--starts electrode, or random",
+        )
+    lengths = {source.name: _lengths(source, config.minutes) for source in news}
     chosen = {number: olds[-number:] for number in dict.fromkeys(numbers)}
     first = [_pretraining(part, config) for part in chosen.values()]
     files = {source.digest: str(source.path) for source in (*olds, *news)}
@@ -146,7 +162,8 @@ def bench_transfer(
         job
         for seed in config.seeds  # seed by seed, so that there is a whole table early on
         for source in news
-        for job in _jobs(source, config, decoders, seed)
+        for minutes in lengths[source.name]
+        for job in _jobs(source, config, decoders, minutes, seed)
     ]
 
     def ended(line: str) -> None:
@@ -171,19 +188,16 @@ def pretrain_job(job: Job, folder: Path, *, files: Mapping[str, str]) -> list[Ro
 
 def adapt_job(job: Job, folder: Path, *, files: Mapping[str, str]) -> list[Row]:
     """One decoder of one target: adapted, or trained from scratch; scored on its test split."""
-    import time
-
     from possm.evaluation.score import evaluate
 
     with load_recording(files[job.parameters["recording"]]) as lazy:
         recording = before_test(lazy.load())
-    began_s = time.perf_counter()
-    result = _train(job.parameters, recording, folder)
-    adapt_s = time.perf_counter() - began_s
+    result, adapt_s = _train(job.parameters, recording, folder)
     scores = {score.behavior: score for score in evaluate(result.decoder, recording, split="test")[0]}
     same = {
         "valid_r2": result.summary["best_valid_r2"],
         "adapt_s": adapt_s,
+        "capped_share": result.summary.get("capped_share"),
         "trained_parameters": result.summary.get("trained_parameters", result.summary["parameters"]),
     }
     return [{**row, "r2": scores[row["behavior"]].r2, **same} for row in job.expected]
@@ -195,8 +209,16 @@ def before_test(recording: Recording) -> Recording:
     return replace(recording, intervals={**recording.intervals, "train_domain": train | valid})
 
 
-def _train(parameters: Mapping[str, Any], recording: Recording, folder: Path) -> Any:
-    """What a job asks for; of several candidates that which validates best."""
+def _lengths(source: Source, minutes: Sequence[float]) -> list[float]:
+    """Of calibration, in a target: none twice, and none longer than it is."""
+    with load_recording(source.path) as recording:
+        there = before_test(recording).split("train").total_s / 60
+    return list(dict.fromkeys(length if length <= there else round(there, 2) for length in minutes))
+
+
+def _train(parameters: Mapping[str, Any], recording: Recording, folder: Path) -> tuple[TrainResult, float]:
+    """What a job asks for, of several candidates that which validates best; and how long all of them took, in
+    seconds, also where it was interrupted."""
     from possm.checkpoint import load_decoder
     from possm.training.finetune import finetune
     from possm.training.loop import train
@@ -204,13 +226,15 @@ def _train(parameters: Mapping[str, Any], recording: Recording, folder: Path) ->
     minutes = min(parameters["minutes"], recording.split("train").total_s / 60 - 1e-3)
     if parameters["finetune"] is not None:
         config = replace(parameters["finetune"], minutes=minutes)
-        return finetune(load_decoder(parameters["decoder"]["path"]), [recording], config, folder)
+        adapted = finetune(load_decoder(parameters["decoder"]["path"]), [recording], config, folder)
+        return adapted, adapted.summary["wall_s"]
     part = calibration(recording, minutes)
     tried = []
     for name, config in parameters["train"].items():
         config = _with_steps(config, [part], parameters["steps"])
         tried.append(train([part], config, folder / name))
-    return max(tried, key=lambda result: result.summary["best_valid_r2"])
+    best = max(tried, key=lambda result: result.summary["best_valid_r2"])
+    return best, sum(result.summary["wall_s"] for result in tried)
 
 
 def _pretraining(chosen: Sequence[Source], config: TransferConfig) -> Job:
@@ -232,18 +256,21 @@ def _pretraining(chosen: Sequence[Source], config: TransferConfig) -> Job:
 
 
 def _jobs(
-    source: Source, config: TransferConfig, decoders: Mapping[int, dict[str, str]], seed: int
+    source: Source,
+    config: TransferConfig,
+    decoders: Mapping[int, dict[str, str]],
+    minutes: float,
+    seed: int,
 ) -> list[Job]:
-    """All of one target and seed."""
+    """All of one target, length of calibration and seed."""
     jobs = []
-    for minutes in config.minutes:
-        for mode in config.modes:
-            if mode in ("scratch", "gru", "wiener"):
-                jobs.append(_alone(source, config, mode, minutes, seed))
-                continue
-            for number, decoder in decoders.items():
-                for start in config.starts if mode == "units" else config.starts[:1]:
-                    jobs.append(_adapted(source, config, (mode, start), minutes, seed, number, decoder))
+    for mode in config.modes:
+        if mode in ALONE:
+            jobs.append(_alone(source, config, mode, minutes, seed))
+            continue
+        for number, decoder in decoders.items():
+            for start in config.starts if mode == "units" else config.starts[:1]:
+                jobs.append(_adapted(source, config, (mode, start), minutes, seed, number, decoder))
     return jobs
 
 
@@ -299,7 +326,7 @@ def _regularized(config: TrainConfig, dropout: float, token_dropout: float) -> T
 def _job(
     source: Source, name: str, row: Row, minutes: float, seed: int, parameters: Mapping[str, Any]
 ) -> Job:
-    missing = dict.fromkeys(("r2", "valid_r2", "adapt_s", "trained_parameters"))
+    missing = dict.fromkeys(("r2", "valid_r2", "adapt_s", "trained_parameters", "capped_share"))
     rows = tuple(
         {"target": source.name, "behavior": behavior, **row, "minutes": minutes, "seed": seed, **missing}
         for behavior in source.behaviors

@@ -53,7 +53,22 @@ def _table(rows: Sequence[Row]) -> str:
         cells = [_cell([r for r in part if r["minutes"] == length]) for length in minutes]
         took = [row["adapt_s"] for row in part if row["adapt_s"] is not None]
         lines.append([name, *cells, f"{np.median(took):.0f}" if took else NONE])
+    gains = [_gain([row for row in rows if row["minutes"] == length]) for length in minutes]
+    if any(gain is not None for gain in gains):
+        texts = [NONE if gain is None else f"{gain:+.3f}" for gain in gains]
+        lines.append(["gain of adapted over scratch", *texts, ""])
     return markdown(["decoder", *(f"{length:g} min" for length in minutes), "median s"], lines)
+
+
+def _gain(rows: Sequence[Row]) -> float | None:
+    """Mean difference of the adapted and the one from scratch of the same seed, of one length of calibration;
+    of the decoder that was pretrained on most sessions."""
+    most = max((row["pretrain_sessions"] for row in rows), default=0)
+    pretrained = [row for row in rows if row["mode"] == ADAPTED and row["pretrain_sessions"] == most]
+    adapted = {row["seed"]: row["r2"] for row in pretrained}
+    alone = {row["seed"]: row["r2"] for row in rows if row["mode"] == "scratch" and row["r2"] is not None}
+    both = adapted.keys() & alone.keys()
+    return float(np.mean([adapted[seed] - alone[seed] for seed in both])) if both else None
 
 
 def curves(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -87,15 +102,42 @@ def transfer_figure(rows: Sequence[Row]) -> Figure:
     return figure
 
 
+def sessions_figure(rows: Sequence[Row]) -> Figure:
+    """A panel for every target and behavior: R2 of mode "units" against sessions of pretraining, a line for
+    every length of calibration, and the range of seeds as a band."""
+    from matplotlib.figure import Figure
+
+    rows = [row for row in rows if row["mode"] == "units" and row["r2"] is not None]
+    targets, behaviors = distinct(r["target"] for r in rows), distinct(r["behavior"] for r in rows)
+    size = (4.2 * max(1, len(targets)), 3.4 * max(1, len(behaviors)))
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(max(1, len(behaviors)), max(1, len(targets)), squeeze=False)
+    for line, behavior in enumerate(behaviors):
+        for column, target in enumerate(targets):
+            part = [r for r in rows if (r["target"], r["behavior"]) == (target, behavior)]
+            for minutes in sorted(distinct(row["minutes"] for row in part)):
+                mine = [row for row in part if row["minutes"] == minutes]
+                _line(axes[line][column], mine, "pretrain_sessions", f"{minutes:g} min")
+            axes[line][column].set(title=f"{target}, {behavior}", ylabel="R2", xscale="log")
+            axes[line][column].set_xlabel("sessions of pretraining")
+            axes[line][column].legend(fontsize=7)
+    return figure
+
+
 def _draw(axes: Axes, rows: Sequence[Row], title: str) -> None:
     for name, part in curves(rows).items():
-        minutes = sorted(distinct(row["minutes"] for row in part if row["r2"] is not None))
-        each = [[r["r2"] for r in part if r["minutes"] == m and r["r2"] is not None] for m in minutes]
-        (drawn,) = axes.plot(minutes, [np.mean(values) for values in each], marker="o", ms=3, label=name)
-        low, high = [min(values) for values in each], [max(values) for values in each]
-        axes.fill_between(minutes, low, high, alpha=0.15, color=drawn.get_color())
+        _line(axes, [row for row in part if row["r2"] is not None], "minutes", name)
     axes.set(title=title, xlabel="minutes of calibration", ylabel="R2", xscale="log")
     axes.set_ylim(bottom=max(-0.1, axes.get_ylim()[0]))
+
+
+def _line(axes: Axes, rows: Sequence[Row], along: str, name: str) -> None:
+    """Mean R2 along something, and a band of its range."""
+    places = sorted(distinct(row[along] for row in rows))
+    each = [[row["r2"] for row in rows if row[along] == place] for place in places]
+    (drawn,) = axes.plot(places, [np.mean(values) for values in each], marker="o", ms=3, label=name)
+    low, high = [min(values) for values in each], [max(values) for values in each]
+    axes.fill_between(places, low, high, alpha=0.15, color=drawn.get_color())
 
 
 def _cell(rows: Sequence[Row]) -> str:
