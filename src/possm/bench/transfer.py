@@ -21,6 +21,7 @@ from possm.bench.transfer_table import sessions_figure, transfer_figure, transfe
 from possm.config import require
 from possm.data.augment import AugmentConfig
 from possm.data.calibration import calibration
+from possm.data.caps import CAP_PERCENTILE
 from possm.data.files import atomic_path
 from possm.data.formats import load_recording
 from possm.data.recording import Recording
@@ -36,8 +37,13 @@ MODES = ("scratch", "units", "full", "lora", "gru", "wiener")
 ALONE = ("scratch", "gru", "wiener")
 """These learn from the target alone."""
 STARTS = ("tuning", "electrode", "random")
-SCRATCH: dict[str, tuple[float, float]] = {"plain": (0.2, 0.0), "regularized": (0.4, 0.2)}
-"""Candidates of "scratch": dropout, and share of spikes dropped."""
+SCRATCH: dict[str, tuple[float, float, float | None]] = {
+    "plain": (0.2, 0.0, None),
+    "regularized": (0.4, 0.2, None),
+    "capped": (0.4, 0.2, CAP_PERCENTILE),
+}
+"""Candidates of "scratch": dropout, share of spikes dropped, and the percentile of a unit's counts that caps
+them, as adapting does."""
 PRETRAINING = OptimConfig(
     learning_rate=1.5e-3, weight_decay=0.1, token_rate=0.3, unit_rate=1.0, centre_units=True
 )
@@ -317,10 +323,12 @@ def _alone(source: Source, config: TransferConfig, mode: str, minutes: float, se
     return _job(source, name, row, minutes, seed, {"finetune": None, "train": train, "steps": config.steps})
 
 
-def _regularized(config: TrainConfig, dropout: float, token_dropout: float) -> TrainConfig:
+def _regularized(
+    config: TrainConfig, dropout: float, token_dropout: float, cap_percentile: float | None
+) -> TrainConfig:
     assert isinstance(config.decoder, PossmConfig)
-    decoder = replace(config.decoder, dropout=dropout)
-    return replace(config, decoder=decoder, augment=AugmentConfig(token_dropout=token_dropout))
+    decoder, augment = replace(config.decoder, dropout=dropout), AugmentConfig(token_dropout=token_dropout)
+    return replace(config, decoder=decoder, augment=augment, cap_percentile=cap_percentile)
 
 
 def _job(
