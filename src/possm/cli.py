@@ -440,6 +440,8 @@ def _stream() -> Callable[..., None]:
         sink: str,
         session: str | None = None,
         deadline_ms: float = 10.0,
+        swap_to: Path | None = None,
+        swap_session: str | None = None,
     ) -> None:
         """Run a decoder on a stream of spikes.
 
@@ -449,18 +451,24 @@ def _stream() -> Callable[..., None]:
             sink: Where predictions go, such as csv:out.csv.
             session: The session to decode as; may be left out if the decoder knows one only.
             deadline_ms: A step that takes longer counts as missed.
+            swap_to: Go on with the decoder of this run folder when the run has ended, such as one of possm
+                finetune beside the stream; or with a decoder file whenever it is written anew. State and
+                clock stay.
+            swap_session: The session to decode as afterwards.
             settings: What to do when input is late, missing or on a clock that jumps, and about the machine.
         """
         from possm.streaming.links import open_sink, open_source
         from possm.streaming.live import LiveDecoder
         from possm.streaming.run import run_stream
+        from possm.streaming.successor import Successor
         from possm.streaming.watch import Watch
 
         live = LiveDecoder(decoder, session=session, config=settings.live())
         if "torch" in sys.modules:  # the steps of a stream are too short to be divided over threads
             sys.modules["torch"].set_num_threads(1)
         links, watch = (open_source(source), open_sink(sink)), Watch(deadline_ms=deadline_ms)
-        print(run_stream(live, *links, watch, config=settings.run()).text())
+        successor = None if swap_to is None else Successor(swap_to, session=swap_session)
+        print(run_stream(live, *links, watch, config=settings.run(), successor=successor).text())
 
     return stream
 

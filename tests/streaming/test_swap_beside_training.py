@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -10,11 +11,16 @@ import pytest
 import torch
 from stream_helpers import assert_same, by_behavior, push_all, random_recording, small_decoder
 
+from possm.checkpoint import save_decoder
 from possm.data.scaling import Scaling
 from possm.errors import CheckpointError, StreamError
 from possm.streaming.engines import open_engine
 from possm.streaming.export import export_decoder
+from possm.streaming.links import Message
+from possm.streaming.links.callback import CallbackSink
 from possm.streaming.live import LiveDecoder
+from possm.streaming.run import run_stream
+from possm.streaming.successor import Successor
 
 RECORDING = random_recording()
 PLAIN = small_decoder()
@@ -83,3 +89,78 @@ def test_a_file_that_cannot_take_over_leaves_the_stream_as_it_was(tmp_path):
     with pytest.raises(CheckpointError):
         live.swap(tmp_path / "cut.onnx")
     assert_same(live.push([0.01], [1], 0.1), plain.push([0.01], [1], 0.1))
+
+
+class Rig:
+    """A source of empty packets of 50 ms, which calls something after so many and goes on for long."""
+
+    unit_ids, session_id = None, None
+
+    def __init__(self, after, action, *, until):
+        self.after, self.action, self.until = after, action, until
+
+    def __iter__(self):
+        for number in range(1, 2000):
+            yield Message(np.zeros(0), np.zeros(0, int), number * 0.05, None, 0.0 if number == 1 else None)
+            if number == self.after:
+                self.action()
+            if number > self.after:
+                if self.until():
+                    return
+                time.sleep(0.005)
+
+    def close(self):
+        pass
+
+
+def stream_with(path, action, *, until=lambda seen: False, session=None):
+    """What a stream says whose successor comes from a path, its answers, and its report."""
+    seen, began = [], time.monotonic()
+    rig = Rig(20, action, until=lambda: until(seen) or time.monotonic() - began > 10)
+    successor = Successor(path, session=session, every_s=0.01)
+    report = run_stream(LiveDecoder(small_decoder()), rig, CallbackSink(seen.append), successor=successor)
+    assert not successor._thread.is_alive()
+    chunks = [prediction.chunk for prediction in seen if prediction.behavior == "cursor.pos"]
+    assert chunks == list(range(len(chunks)))  # none lost, none twice
+    return seen, report
+
+
+def swapped_to(decoder):
+    return lambda seen: bool(seen) and seen[-1].decoder_hash == decoder.hash
+
+
+def test_a_stream_takes_a_file_that_is_written_while_it_runs(tmp_path):
+    path, adapted = tmp_path / "d.safetensors", adapt(small_decoder())
+    save_decoder(PLAIN, path)  # what was there before is not taken
+    action = lambda: save_decoder(adapted, path)  # noqa: E731
+    seen, report = stream_with(path, action, until=swapped_to(adapted))
+    assert report.swaps == 1 and "swapped 1 time" in report.text()
+    assert seen[0].decoder_hash == seen[30].decoder_hash == PLAIN.hash
+    assert seen[-1].decoder_hash == adapted.hash
+
+
+def test_of_a_run_it_takes_what_the_run_ends_with(tmp_path):
+    """Not what an unfinished one has so far."""
+    run, adapted = tmp_path / "run", adapt(small_decoder())
+    run.mkdir()
+
+    def end():
+        save_decoder(PLAIN, run / "decoder.safetensors")  # an early validation
+        time.sleep(0.05)
+        save_decoder(adapted, run / "decoder.safetensors")
+        (run / "summary.json").write_text("{}")
+
+    seen, report = stream_with(run, end, until=swapped_to(adapted))
+    assert report.swaps == 1 and seen[-1].decoder_hash == adapted.hash
+
+
+def test_what_cannot_take_over_is_said_and_the_stream_goes_on(tmp_path, caplog):
+    path = tmp_path / "d.safetensors"
+    said = lambda text: lambda seen: text in caplog.text  # noqa: E731
+    action = lambda: save_decoder(small_decoder(hidden=32), path)  # noqa: E731
+    seen, report = stream_with(path, action, until=said("cannot take over"))
+    assert report.swaps == 0 and {prediction.decoder_hash for prediction in seen} == {PLAIN.hash}
+    assert "keeps its decoder" in caplog.text
+    caplog.clear()
+    _, report = stream_with(path, lambda: path.write_bytes(b"x"), until=said("keeps its decoder"))
+    assert report.swaps == 0 and "keeps its decoder" in caplog.text

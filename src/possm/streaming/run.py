@@ -16,6 +16,7 @@ from possm.streaming.links.base import Message, Sink, Source
 from possm.streaming.links.horizon import LinkCounts
 from possm.streaming.live import LiveDecoder
 from possm.streaming.stale import StaleConfig, Ticker, Watchdog
+from possm.streaming.successor import Successor
 from possm.streaming.watch import Watch
 
 
@@ -61,6 +62,8 @@ class StreamReport:
     """Predictions written in place of answers while it was; they are among `predictions`."""
     sink_dropped: int = 0
     """Predictions that a sink with a queue dropped because it was too slow."""
+    swaps: int = 0
+    """How often another decoder took over."""
     link: str = ""
     """What the link of the source has counted, if it counts (`LinkCounts`)."""
     refused: tuple[str, ...] = ()
@@ -82,6 +85,7 @@ class StreamReport:
             f"{counts.discarded + counts.waiting} in chunks that never ended",
             *([f"link        {self.link}"] if self.link else []),
             *self._trouble(),
+            *([f"decoder     swapped {self.swaps} time(s)"] if self.swaps else []),
             f"step        p50 {self.step_p50_ms:.3f}  p99 {self.step_p99_ms:.3f}  "
             f"p99.9 {self.step_p999_ms:.3f}  max {self.step_max_ms:.3f} ms",
             f"deadline    {self.missed} of {self.steps} ({share:.3g} %) took over {self.deadline_ms:g} ms",
@@ -118,6 +122,7 @@ def run_stream(
     *,
     config: RunConfig | None = None,
     now: Callable[[], float] | None = None,
+    successor: Successor | None = None,
 ) -> StreamReport:
     """Run until the source ends; source and sink are closed in any case.
 
@@ -135,6 +140,7 @@ def run_stream(
         config: What to do about missing input, and about the machine.
         now: The clock on the wall by which input is stale, for simulations: it is looked at when a message
             comes, be it empty. None is the real one, which is looked at whatever the source does.
+        successor: Where a decoder may come from that goes on with the stream; closed in any case.
 
     Raises:
         StreamError: The source delivers what a stream cannot take, or the sink refuses.
@@ -145,6 +151,8 @@ def run_stream(
     with ExitStack() as closing:
         closing.callback(sink.close)
         closing.callback(source.close)
+        if successor is not None:
+            closing.callback(successor.close)
         refused = closing.enter_context(steady_host(config.host))
         run = _Run(live, sink, watch or Watch(), dog, closing.enter_context(Collector()))
         run.warm = KeepWarm(live.rehearse) if config.host.keep_warm else None
@@ -157,6 +165,8 @@ def run_stream(
                 closing.callback(run.ticker.stop)
             for message in source:
                 run.take(message)
+                if successor is not None:
+                    run.swaps += successor.take(live)
         except KeyboardInterrupt:
             interrupted = True
         run.finish()
@@ -171,7 +181,7 @@ class _Run:
         self, live: LiveDecoder, sink: Sink, watch: Watch, dog: Watchdog | None, collector: Collector
     ) -> None:
         self.live, self.sink, self.watch, self.dog, self.collector = live, sink, watch, dog, collector
-        self.predictions, self.stretches = 0, 0
+        self.predictions, self.stretches, self.swaps = 0, 0, 0
         self.chunks_before = live.counts.chunks
         self.ticker: Ticker | None = None
         self.warm: KeepWarm | None = None
@@ -248,5 +258,6 @@ class _Run:
             stalls=0 if dog is None else dog.stalls,
             stood_in=0 if dog is None else dog.stood_in,
             sink_dropped=getattr(self.sink, "dropped", 0),
+            swaps=self.swaps,
             refused=refused,
         )
