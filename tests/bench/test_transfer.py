@@ -82,6 +82,19 @@ def test_the_choice_between_units_and_full_is_made_by_validation_not_by_test():
     assert "0.200" in transfer_markdown([units, full])
 
 
+def test_every_target_has_the_choice_of_its_own_start():
+    """Rows of one target may have been made with another start than those of the other."""
+    row = {"behavior": "b", "minutes": 1, "seed": 0, "pretrain_sessions": 3, "status": "ok", "valid_r2": 0.1}
+    starts = {"same array": "electrode", "another": "tuning"}
+    rows = [
+        {**row, "target": t, "start": s, "mode": m, "r2": 0.5}
+        for t, s in starts.items()
+        for m in ("units", "full")
+    ]
+    chosen = {r["target"]: r["start"] for r in with_choice(rows) if r["mode"] == ADAPTED}
+    assert chosen == starts
+
+
 def test_what_failed_is_listed_and_the_others_stay():
     row = {"target": "t", "behavior": "b", "minutes": 2, "seed": 0, "pretrain_sessions": 3, "start": "tuning"}
     good = {**row, "mode": "units", "r2": 0.9, "valid_r2": 0.1, "adapt_s": 1.0, "status": "ok"}

@@ -22,7 +22,8 @@ def with_choice(rows: Sequence[Row]) -> list[Row]:
     """The rows, and for every calibration the better of "units" and "full" by validation, as ADAPTED."""
     out, best = list(rows), dict[tuple[object, ...], Row]()
     for row in rows:
-        if row["mode"] in ("units", "full") and row["start"] == _first_start(rows) and row["status"] == OK:
+        mine = [other for other in rows if other["target"] == row["target"]]
+        if row["mode"] in ("units", "full") and row["start"] == _first_start(mine) and row["status"] == OK:
             key = tuple(row[k] for k in ("target", "behavior", "minutes", "seed", "pretrain_sessions"))
             if key not in best or row["valid_r2"] > best[key]["valid_r2"]:
                 best[key] = row
