@@ -214,11 +214,15 @@ def test_on_recordings_of_ones_own(tmp_path, capsys, caplog):
     write_hdf5(replace(plain, session_id="mine"), tmp_path / "mine.h5")
     write_hdf5(replace(plain, session_id="new"), tmp_path / "new.h5")
     small = ["--width", "8", "--hidden", "8", "--epochs", "1", "--batch-size", "8", "--device", "cpu"]
-    for recipe in ("pretrain", "single-co"):
+    for recipe in ("foundation", "pretrain", "single-co"):
         out = tmp_path / recipe
         status = main(["train", str(tmp_path / "mine.h5"), "--recipe", recipe, "--out", str(out), *small])
         assert status == 0, capsys.readouterr().err
     assert "cursor_outlier_segments" in caplog.text
+    named = ["--recipe", "foundation", "--behavior", "cursor.pos", "--out", str(tmp_path / "named")]
+    assert main(["train", str(tmp_path / "mine.h5"), *named, *small]) == 0
+    settings = load_decoder(tmp_path / "named/decoder.safetensors").provenance["training"]
+    assert (settings["behavior"], settings["behavior_weights"]) == (["cursor.pos"], {})
     settings = load_decoder(out / "decoder.safetensors").provenance["training"]
     assert settings["interval_weights"] == {}
     assert settings["evaluate_within"] is None

@@ -281,8 +281,8 @@ def _train(decoder_name: str = "", recipe_name: str = "") -> Callable[..., None]
             config: The run.
             out: Folder of the run: decoder.safetensors, metrics.jsonl, summary.json.
             decoder: Which; it sets the defaults of all other options to what suits it.
-            recipe: A published run (single-co, single-rt, pretrain), which sets the defaults of all other
-                options; docs/pretraining.md describes them.
+            recipe: A published run (single-co, single-rt, pretrain), or "foundation" for many sessions of
+                your own; sets the defaults of all other options. docs/pretraining.md describes them.
         """
         from possm.data.collection import open_recordings
         from possm.training.loop import train as run_training

@@ -160,6 +160,24 @@ def pretrain() -> TrainConfig:
     )
 
 
+def foundation() -> TrainConfig:
+    """Many sessions of one's own arrays, to be adapted to the next one; not a run of the paper.
+
+    Data: days, animals and labs as there are; name what is decoded (``behavior``). It is what `possm bench
+    transfer` pretrains with, velocity at a loss weight of 0.3 beside position, found on thirteen days of one
+    array (docs/transfer.md): 23 epochs are about 300 steps for every quarter of an hour. Rows of units are as
+    fast as the backbone and centred, so that they come to say who is who. Cost there: 22 minutes of a thread.
+    """
+    return TrainConfig(
+        behavior=("cursor.pos", VELOCITY),
+        decoder=PossmConfig(width=128, rest=0.0),
+        epochs=23,
+        optim=OptimConfig(
+            learning_rate=1.5e-3, weight_decay=0.1, token_rate=0.3, unit_rate=1.0, centre_units=True
+        ),
+    )
+
+
 def unit_identification(task: str = "center_out") -> FinetuneConfig:
     """A pretrained decoder moved to a new session: new unit and session embeddings only ("UI").
 
@@ -288,6 +306,7 @@ TRAINING: dict[str, Callable[[], TrainConfig]] = {
     "single-co": single_session,
     "single-rt": partial(single_session, "random_target"),
     "pretrain": pretrain,
+    "foundation": foundation,
     "handwriting": handwriting,
     "speech": speech,
     "speech-offline": partial(speech, offline=True),
@@ -304,7 +323,7 @@ FINETUNING: dict[str, Callable[[], FinetuneConfig]] = {
 
 
 def suited(config: Settings, recordings: Sequence[Recording]) -> Settings:
-    """A recipe for recordings that are not those of the paper: without loss weights and evaluation inside
+    """A recipe for recordings that are not those it was made for: without loss weights and evaluation inside
     intervals that none of them has. What is left out is logged.
 
     Args:

@@ -28,9 +28,9 @@ from possm.data.recording import Recording
 from possm.errors import ConfigError
 from possm.evaluation.figures import to_png
 from possm.model.decoder import PossmConfig
+from possm.recipes import foundation
 from possm.training.config import TrainConfig, TrainResult
 from possm.training.finetune_config import FinetuneConfig
-from possm.training.optim import OptimConfig
 from possm.training.unit_map import MIN_SESSIONS
 
 MODES = ("scratch", "units", "full", "lora", "gru", "wiener")
@@ -44,11 +44,6 @@ SCRATCH: dict[str, tuple[float, float, float | None]] = {
 }
 """Candidates of "scratch": dropout, share of spikes dropped, and the percentile of a unit's counts that caps
 them, as adapting does."""
-PRETRAINING = OptimConfig(
-    learning_rate=1.5e-3, weight_decay=0.1, token_rate=0.3, unit_rate=1.0, centre_units=True
-)
-"""Found on the July to September days of the monkey wrist recordings (docs/transfer.md). Rows of units are as
-fast as the backbone, so that they come to say who is who."""
 FULL: dict[str, Any] = {"full_rate": 1.0, "dropout": 0.4}
 """Of mode "full", where all weights learn from minutes: as freely as rows, and held back by dropout."""
 STEPS_PER_SESSION = 300
@@ -244,12 +239,13 @@ def _train(parameters: Mapping[str, Any], recording: Recording, folder: Path) ->
 
 
 def _pretraining(chosen: Sequence[Source], config: TransferConfig) -> Job:
-    train = TrainConfig(
+    recipe = foundation()
+    assert isinstance(recipe.decoder, PossmConfig)
+    train = replace(
+        recipe,
         behavior=chosen[0].behaviors,
         behavior_weights=behavior_weights(chosen[0].behaviors),
-        # no token at rest: beside one, a burst on all channels is larger than anything (docs/transfer.md)
-        decoder=PossmConfig(width=128, backbone=config.backbone, chunk_ms=chosen[0].chunk_ms, rest=0.0),
-        optim=PRETRAINING,
+        decoder=replace(recipe.decoder, backbone=config.backbone, chunk_ms=chosen[0].chunk_ms),
     )
     return Job(
         name=f"pretrain-{config.backbone}-{len(chosen)}",
