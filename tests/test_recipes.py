@@ -223,6 +223,12 @@ def test_on_recordings_of_ones_own(tmp_path, capsys, caplog):
     assert main(["train", str(tmp_path / "mine.h5"), *named, *small]) == 0
     settings = load_decoder(tmp_path / "named/decoder.safetensors").provenance["training"]
     assert (settings["behavior"], settings["behavior_weights"]) == (["cursor.pos"], {})
+    other = replace(plain, signals={"vel": plain.signals["cursor.vel"]})
+    asked = replace(recipes.pretrain(), behavior=("vel",))
+    assert recipes.suited(asked, [other]).rename == ()
+    mistyped = replace(asked, evaluate_within="reachs", interval_weights={"holds": 2.0})
+    kept = recipes.suited(mistyped, [other])
+    assert (kept.evaluate_within, kept.interval_weights) == ("reachs", {"holds": 2.0})
     settings = load_decoder(out / "decoder.safetensors").provenance["training"]
     assert settings["interval_weights"] == {}
     assert settings["evaluate_within"] is None

@@ -453,8 +453,9 @@ def _stream() -> Callable[..., None]:
             deadline_ms: A step that takes longer counts as missed.
             swap_to: Go on with the decoder of this run folder when the run has ended, such as one of possm
                 finetune beside the stream; or with a decoder file whenever it is written anew. State and
-                clock stay.
-            swap_session: The session to decode as afterwards.
+                clock stay. What is there at the start is not taken.
+            swap_session: The session to decode as afterwards; left out, the present one, if the new decoder
+                knows it.
             settings: What to do when input is late, missing or on a clock that jumps, and about the machine.
         """
         from possm.streaming.links import open_sink, open_source
@@ -463,6 +464,14 @@ def _stream() -> Callable[..., None]:
         from possm.streaming.successor import Successor
         from possm.streaming.watch import Watch
 
+        if swap_to is None and swap_session is not None:
+            raise ConfigError("a session to swap to, but no decoder", fix="--swap-to RUN")
+        if swap_to is not None and swap_to.suffix != ".onnx":  # now, and not while the stream runs
+            try:
+                import torch  # noqa: F401
+            except ImportError:
+                fix = "--swap-to an .onnx file, which `possm export` writes"
+                raise ConfigError("a run can only be taken over with torch", got=swap_to, fix=fix) from None
         live = LiveDecoder(decoder, session=session, config=settings.live())
         if "torch" in sys.modules:  # the steps of a stream are too short to be divided over threads
             sys.modules["torch"].set_num_threads(1)

@@ -323,23 +323,26 @@ FINETUNING: dict[str, Callable[[], FinetuneConfig]] = {
 
 
 def suited(config: Settings, recordings: Sequence[Recording]) -> Settings:
-    """A recipe for recordings that are not those it was made for: without loss weights and evaluation inside
-    intervals that none of them has. What is left out is logged.
+    """A recipe for recordings that are not those it was made for: without its loss weights, evaluation inside
+    intervals and renames that are for what none of them has. What is left out is logged; what the user added
+    stays.
 
     Args:
         config: Of a recipe, perhaps changed.
         recordings: That are to be trained on.
     """
     there = {name for recording in recordings for name in recording.intervals}
-    foreign = [name for name in config.interval_weights if name not in there]
+    foreign = [name for name in config.interval_weights if name in CENTER_OUT and name not in there]
     within = config.evaluate_within
     if foreign:
         logger.warning("no recording has %s: not weighted as in the recipe", ", ".join(foreign))
-    if within is not None and not (there | {"*"}) & set(within.split("|")):
+    if within is not None and within in SCORED.values() and not (there | {"*"}) & set(within.split("|")):
         logger.warning("no recording has %s: all of a split is scored", within)
         within = None
-    weights = {name: weight for name, weight in config.interval_weights.items() if name in there}
-    return replace(config, interval_weights=weights, evaluate_within=within)
+    weights = {name: weight for name, weight in config.interval_weights.items() if name not in foreign}
+    signals = {name for recording in recordings for name in recording.signals}
+    renames = tuple(r for r in config.rename if r not in RENAME or signals & set(r.split("=")))
+    return replace(config, interval_weights=weights, evaluate_within=within, rename=renames)
 
 
 def pretraining_files(folder: str | Path) -> list[Path]:

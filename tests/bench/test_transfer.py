@@ -74,17 +74,18 @@ def test_a_target_of_pretraining_is_refused(files, tmp_path):
 
 def test_the_choice_between_units_and_full_is_made_by_validation_not_by_test():
     row = {"target": "t", "behavior": "b", "minutes": 1, "seed": 0, "pretrain_sessions": 3, "status": "ok"}
-    row |= {"start": "tuning", "adapt_s": 1.0}
+    row |= {"start": "tuning", "adapt_s": 1.5}
     units = {**row, "mode": "units", "r2": 0.9, "valid_r2": 0.1}
     full = {**row, "mode": "full", "r2": 0.2, "valid_r2": 0.3}
     chosen = [r for r in with_choice([units, full]) if r["mode"] == ADAPTED]
-    assert [r["r2"] for r in chosen] == [0.2]
+    assert [(r["r2"], r["adapt_s"]) for r in chosen] == [(0.2, 3.0)]  # both had to be made
     assert "0.200" in transfer_markdown([units, full])
 
 
 def test_every_target_has_the_choice_of_its_own_start():
     """Rows of one target may have been made with another start than those of the other."""
     row = {"behavior": "b", "minutes": 1, "seed": 0, "pretrain_sessions": 3, "status": "ok", "valid_r2": 0.1}
+    row["adapt_s"] = 1.0
     starts = {"same array": "electrode", "another": "tuning"}
     rows = [
         {**row, "target": t, "start": s, "mode": m, "r2": 0.5}
@@ -122,6 +123,7 @@ def test_the_figure_of_sessions_has_a_line_for_every_length_of_calibration():
         for minutes in (1, 2)
         for number in (4, 8)
     ]
-    axes = sessions_figure(rows).axes[0]
+    another = [{**row, "start": "random", "r2": 0.0} for row in rows]
+    axes = sessions_figure([*rows, *another]).axes[0]
     drawn = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
     assert drawn == {"1 min": [[4, 4.125], [8, 8.125]], "2 min": [[4, 4.25], [8, 8.25]]}

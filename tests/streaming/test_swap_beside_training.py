@@ -154,6 +154,53 @@ def test_of_a_run_it_takes_what_the_run_ends_with(tmp_path):
     assert report.swaps == 1 and seen[-1].decoder_hash == adapted.hash
 
 
+def test_a_name_with_dots_that_is_not_there_yet_is_the_folder_of_a_run(tmp_path):
+    run, adapted = tmp_path / "2026.05.06", adapt(small_decoder())
+
+    def end():
+        run.mkdir()
+        save_decoder(adapted, run / "decoder.safetensors")
+        (run / "summary.json").write_text("{}")
+
+    seen, report = stream_with(run, end, until=swapped_to(adapted))
+    assert report.swaps == 1
+
+
+def test_whatever_goes_wrong_while_it_is_read_the_stream_goes_on_and_looks_again(
+    tmp_path, monkeypatch, caplog
+):
+    path, adapted = tmp_path / "d.safetensors", adapt(small_decoder())
+    tries = []
+
+    def fails_once(decoder):
+        tries.append(decoder)
+        if len(tries) == 1:
+            raise ModuleNotFoundError("no module of that name")
+        return open_engine(decoder)
+
+    monkeypatch.setattr("possm.streaming.successor.open_engine", fails_once)
+
+    def write():
+        save_decoder(PLAIN, path)
+        while not tries:
+            time.sleep(0.01)
+        save_decoder(adapted, path)
+
+    seen, report = stream_with(path, write, until=swapped_to(adapted))
+    assert "no module of that name" in caplog.text
+    assert report.swaps == 1
+
+
+def test_answers_of_another_size_are_not_taken_over():
+    """A sink has been told how many numbers a sample has."""
+    live, wide = LiveDecoder(small_decoder()), small_decoder()
+    engine = open_engine(wide)
+    sizes = {**engine.spec.behaviors, "cursor.pos": 3}
+    engine.spec = replace(engine.spec, behaviors=sizes)
+    with pytest.raises(StreamError, match=r"(?s)cursor.pos\[3\].*cursor.pos\[2\]"):
+        live.swap(engine)
+
+
 def test_what_cannot_take_over_is_said_and_the_stream_goes_on(tmp_path, caplog):
     path = tmp_path / "d.safetensors"
     said = lambda text: lambda seen: text in caplog.text  # noqa: E731

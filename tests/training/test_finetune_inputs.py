@@ -75,6 +75,8 @@ def test_a_behavior_of_another_name_is_renamed_and_stays_so(tmp_path):
     decoder = load_decoder(result.path)
     assert decoder.renames == ("speed=vel", "velocity=vel")
     assert {"speed", "velocity"} <= set(decoder.vocabulary.sessions)
+    told = replace(DECODER, provenance={"training": {"rename": ["speed:speed=vel"]}})
+    finetune(told, new[:1], config_of(rename=("speed:speed=vel",)), tmp_path / "again")  # said twice
 
 
 def test_advice_is_of_options_that_adapting_has(tmp_path):

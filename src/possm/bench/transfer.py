@@ -138,8 +138,9 @@ def bench_transfer(
     if both:
         raise ConfigError("a target is among the recordings of pretraining", got=", ".join(sorted(both)))
     numbers = tuple(min(number, len(olds)) for number in config.sessions) or (len(olds),)
-    adapting = any(mode not in ALONE for mode in config.modes)
-    if adapting and "tuning" in config.starts and min(numbers) < MIN_SESSIONS:
+    adapting = [mode for mode in config.modes if mode not in ALONE]
+    starts = config.starts if "units" in adapting else config.starts[:1]
+    if adapting and "tuning" in starts and min(numbers) < MIN_SESSIONS:
         raise ConfigError(
             "no map from tuning to rows is learnt of so few sessions",
             got=f"{min(numbers)} to pretrain on",
@@ -224,7 +225,7 @@ def _train(parameters: Mapping[str, Any], recording: Recording, folder: Path) ->
     from possm.training.finetune import finetune
     from possm.training.loop import train
 
-    minutes = min(parameters["minutes"], recording.split("train").total_s / 60 - 1e-3)
+    minutes = min(parameters["minutes"], recording.split("train").total_s / 60)
     if parameters["finetune"] is not None:
         config = replace(parameters["finetune"], minutes=minutes)
         adapted = finetune(load_decoder(parameters["decoder"]["path"]), [recording], config, folder)

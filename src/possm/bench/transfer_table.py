@@ -19,15 +19,18 @@ NONE = "–"
 
 
 def with_choice(rows: Sequence[Row]) -> list[Row]:
-    """The rows, and for every calibration the better of "units" and "full" by validation, as ADAPTED."""
+    """The rows, and for every calibration the better of "units" and "full" by validation, as ADAPTED, which
+    takes the time of both."""
     out, best = list(rows), dict[tuple[object, ...], Row]()
+    spent = dict[tuple[object, ...], float]()
     for row in rows:
         mine = [other for other in rows if other["target"] == row["target"]]
         if row["mode"] in ("units", "full") and row["start"] == _first_start(mine) and row["status"] == OK:
             key = tuple(row[k] for k in ("target", "behavior", "minutes", "seed", "pretrain_sessions"))
+            spent[key] = spent.get(key, 0.0) + row["adapt_s"]
             if key not in best or row["valid_r2"] > best[key]["valid_r2"]:
                 best[key] = row
-    return out + [{**row, "mode": ADAPTED} for row in best.values()]
+    return out + [{**row, "mode": ADAPTED, "adapt_s": spent[key]} for key, row in best.items()]
 
 
 def transfer_markdown(rows: Sequence[Row]) -> str:
@@ -109,6 +112,9 @@ def sessions_figure(rows: Sequence[Row]) -> Figure:
     from matplotlib.figure import Figure
 
     rows = [row for row in rows if row["mode"] == "units" and row["r2"] is not None]
+    rows = [
+        row for row in rows if row["start"] == _first_start([r for r in rows if r["target"] == row["target"]])
+    ]
     targets, behaviors = distinct(r["target"] for r in rows), distinct(r["behavior"] for r in rows)
     size = (4.2 * max(1, len(targets)), 3.4 * max(1, len(behaviors)))
     figure = Figure(figsize=size, layout="constrained")

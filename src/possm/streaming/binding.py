@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -61,7 +61,13 @@ class Binding:
         if inputs.values:
             reads += f" in {inputs.rate_hz:g} bins a second, {inputs.normalize}"
         clock = f"chunk {self.spec.chunk_ms} ms, lead {self.spec.lead_ms} ms"
-        return f"{clock}, reads {reads}, state {' '.join(arrays)}"
+        return f"{clock}, reads {reads}, answers {', '.join(self._answers())}, state {' '.join(arrays)}"
+
+    def _answers(self) -> Iterator[str]:
+        """Every behavior that is decoded, as its reader was told of it."""
+        for name in self.behaviors:
+            named = self.spec.classes.get(name) or self.spec.sequences.get(name)
+            yield f"{name}[{' '.join(named) if named else self.spec.behaviors[name]}]"
 
     def batch(
         self,

@@ -13,13 +13,15 @@ from possm.streaming.live import LiveDecoder
 
 logger = logging.getLogger(__name__)
 
+FILES = (".safetensors", ".onnx")
+
 
 class Successor:
     """Looks for a decoder that is written while a stream runs, and makes it ready in a thread of its own.
 
     Args:
         path: A decoder file, which is taken whenever it is written anew; or the folder of a run, whose
-            decoder is taken when the run has ended.
+            decoder is taken when the run has ended. What is there at the start is not taken.
         session: What to decode as afterwards; None as in `LiveDecoder.swap`.
         every_s: How often to look.
     """
@@ -28,12 +30,15 @@ class Successor:
         self, path: str | os.PathLike[str], *, session: str | None = None, every_s: float = 1.0
     ) -> None:
         path = Path(path)
-        folder = path.is_dir() or not path.suffix
+        folder = path.suffix not in FILES
         self._decoder = path / "decoder.safetensors" if folder else path
         self._sign = path / "summary.json" if folder else path  # what is written last
         self._session, self._every_s = session, every_s
-        self._seen, self._ready = self._stamp(), threading.Event()
-        self._engine: Engine | None = None
+        self._seen = self._stamp()
+        if self._seen is not None:
+            logger.info("%s is there already: the stream waits for it to be written anew", self._sign)
+        self._lock = threading.Lock()
+        self._ready: Engine | None = None
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._look, name="successor", daemon=True)
         self._thread.start()
@@ -45,11 +50,12 @@ class Successor:
         Returns:
             Whether another decoder answers from now on.
         """
-        if not self._ready.is_set():
+        if self._ready is None:
             return False
-        self._ready.clear()
+        with self._lock:
+            engine, self._ready = self._ready, None
         try:
-            live.swap(self._engine, session=self._session)
+            live.swap(engine, session=self._session)
         except PossmError as error:
             logger.warning("the stream keeps its decoder: %s", error)
             return False
@@ -61,17 +67,20 @@ class Successor:
         self._thread.join()
 
     def _look(self) -> None:
+        before = self._seen
         while not self._closing.wait(self._every_s):
             stamp = self._stamp()
-            if stamp is None or stamp == self._seen:
+            settled, before = stamp == before, stamp  # twice the same: nobody is writing it any more
+            if stamp is None or stamp == self._seen or not settled:
                 continue
             self._seen = stamp
             try:
-                self._engine = open_engine(self._decoder)
-            except PossmError as error:
+                engine = open_engine(self._decoder)
+            except Exception as error:  # whatever it is: the stream goes on, and so does looking
                 logger.warning("the stream keeps its decoder: %s", error)
-            else:
-                self._ready.set()
+                continue
+            with self._lock:
+                self._ready = engine
 
     def _stamp(self) -> tuple[int, int, int] | None:
         try:

@@ -72,7 +72,8 @@ def finetune(
 
 def adapted_start(decoder: Decoder, recordings: Sequence[Recording], config: FinetuneConfig) -> Start:
     """What a run that adapts a decoder begins with; errors as of `finetune`."""
-    recordings = renamed(renamed(recordings, decoder.renames, strict=False), config.rename)
+    recordings = renamed(recordings, decoder.renames, strict=False)
+    recordings = renamed(recordings, [rule for rule in config.rename if rule not in decoder.renames])
     calibrated = [_calibration(recording, config) for recording in recordings]
     asked = config.behavior or tuple(decoder.config.behaviors)
     training = config.training(asked, decoder.config, renames=decoder.renames)
