@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -135,14 +135,19 @@ def _draw(axes: Axes, rows: Sequence[Row], title: str) -> None:
     for name, part in curves(rows).items():
         _line(axes, [row for row in part if row["r2"] is not None], "minutes", name)
     axes.set(title=title, xlabel="minutes of calibration", ylabel="R2", xscale="log")
-    axes.set_ylim(bottom=max(-0.1, axes.get_ylim()[0]))
+    minutes = sorted(distinct(row["minutes"] for row in rows))
+    axes.set_xticks(minutes, [f"{length:g}" for length in minutes], minor=False)
+    axes.set_xticks([], minor=True)
+    axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))  # what is worse than a constant only hides the others
 
 
 def _line(axes: Axes, rows: Sequence[Row], along: str, name: str) -> None:
     """Mean R2 along something, and a band of its range."""
     places = sorted(distinct(row[along] for row in rows))
     each = [[row["r2"] for row in rows if row[along] == place] for place in places]
-    (drawn,) = axes.plot(places, [np.mean(values) for values in each], marker="o", ms=3, label=name)
+    style: dict[str, Any] = {"ls": "--", "color": "black", "lw": 1} if name == ADAPTED else {}
+    means = [np.mean(values) for values in each]
+    (drawn,) = axes.plot(places, means, marker="o", ms=3, label=name, **style)
     low, high = [min(values) for values in each], [max(values) for values in each]
     axes.fill_between(places, low, high, alpha=0.15, color=drawn.get_color())
 
